@@ -1,0 +1,1 @@
+"""GLASS and TIGER: generative recommendation over long user histories."""

