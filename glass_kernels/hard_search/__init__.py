@@ -1,0 +1,186 @@
+"""Semantic hard search: history items that share the generated `sid1`, and attention to them.
+
+GLASS (arXiv 2602.05663), semantic hard search with semantic neighbour augmentation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from glass_kernels.backend import resolve
+from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_offsets, check_tensor
+from glass_kernels.hard_search.bag import hard_search_attention_bag
+from glass_kernels.hard_search.reference import (
+    HistoryIndex,
+    bucket_history_reference,
+    hard_search_attention_reference,
+    hard_search_reference,
+)
+
+__all__ = ["HistoryIndex", "bucket_history", "hard_search", "hard_search_attention"]
+
+_BUCKET = {"reference": bucket_history_reference}
+_SEARCH = {"reference": hard_search_reference}
+_ATTENTION = {"eager": hard_search_attention_bag, "reference": hard_search_attention_reference}
+
+_MOST_EVENTS = 2**31 - 1
+
+
+def bucket_history(sid1: Tensor, offsets: Tensor, num_codes: int) -> HistoryIndex:
+    """Groups each user's events by first-level code, keeping their order of time.
+
+    A stable counting sort; the index it returns is what `hard_search` reads.
+
+    Args:
+        sid1: int32 or int64 [T]; first-level code of every event in [0, num_codes), user after
+            user, oldest first.
+        offsets: int64 [B+1]; events of user b are `sid1[offsets[b]:offsets[b + 1]]`.
+        num_codes: K, size of the first codebook.
+
+    Returns:
+        HistoryIndex(order int32 [T], bucket_offsets int32 [B, K+1]): `order` holds positions in
+        `sid1`; the bucket of user b and code k is
+        `order[bucket_offsets[b, k]:bucket_offsets[b, k + 1]]`, oldest first.
+
+    Raises:
+        ValueError: a wrong shape, dtype or device, a code outside [0, num_codes), offsets that do
+            not add up, or 2^31 events and more in one call.
+    """
+    if num_codes < 1:
+        raise ValueError(f"num_codes must be at least 1, was {num_codes}")
+    check_tensor("sid1", sid1, ndim=1, dtypes=INTEGERS)
+    if sid1.shape[0] > _MOST_EVENTS:
+        raise ValueError(
+            f"sid1 must hold fewer than 2^31 events a call, held {sid1.shape[0]}; split the batch"
+        )
+    check_tensor("offsets", offsets, device=sid1.device)
+    check_offsets("offsets", offsets, sid1.shape[0])
+    check_ids("sid1", sid1, 0, num_codes)
+    return resolve("bucket_history", sid1.device, None, _BUCKET)(sid1, offsets, num_codes)
+
+
+def hard_search(
+    index: HistoryIndex,
+    query_sid1: Tensor,
+    *,
+    max_items: int,
+    neighbours: Tensor | None = None,
+    min_items: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Newest events of each query code's bucket, filled from neighbour codes if they are few.
+
+    The newest min(max_items, bucket size) events of the query's bucket. If they are fewer than
+    `min_items`, the buckets of `neighbours[code]` follow in order, each newest first, until
+    `min_items` events are found, never more than `max_items`. A neighbour that is negative, the
+    code itself or a repetition is skipped.
+
+    Args:
+        index: what `bucket_history` returned for B users and K codes.
+        query_sid1: int32 or int64 [B, S] below K; a negative code retrieves nothing.
+        max_items: M, at least 1.
+        neighbours: int32 or int64 [K, n] below K, nearest code first; None: no augmentation.
+        min_items: tau; 0 turns augmentation off.
+
+    Returns:
+        positions int32 [B, S, M]: positions in the flat history, -1 from slot `lengths` on;
+        lengths int32 [B, S].
+
+    Raises:
+        ValueError: a wrong shape, dtype, device or size, or a code of K and more.
+    """
+    _check_index(index)
+    order, bucket_offsets = index
+    num_users, num_codes = bucket_offsets.shape[0], bucket_offsets.shape[1] - 1
+    device = order.device
+    if max_items < 1:
+        raise ValueError(f"max_items must be at least 1, was {max_items}")
+    if min_items < 0:
+        raise ValueError(f"min_items must be at least 0, was {min_items}")
+    check_tensor("query_sid1", query_sid1, shape=(num_users, None), dtypes=INTEGERS, device=device)
+    check_ids("query_sid1", query_sid1, torch.iinfo(query_sid1.dtype).min, num_codes)
+    if neighbours is not None:
+        check_tensor(
+            "neighbours", neighbours, shape=(num_codes, None), dtypes=INTEGERS, device=device
+        )
+        check_ids("neighbours", neighbours, torch.iinfo(neighbours.dtype).min, num_codes)
+    search = resolve("hard_search", device, None, _SEARCH)
+    return search(
+        index, query_sid1, max_items=max_items, neighbours=neighbours, min_items=min_items
+    )
+
+
+def hard_search_attention(
+    query: Tensor,
+    key_table: Tensor,
+    value_table: Tensor,
+    tokens: Tensor,
+    positions: Tensor,
+    lengths: Tensor,
+    *,
+    scale: float = 1.0,
+    backend: str | None = None,
+) -> Tensor:
+    """Attention of the P positions of each set to the tokens of its retrieved items.
+
+    out = sum over tokens of softmax(scale * query . key) value, without positional bias, where
+    a token's key and value are rows of small tables that are projected once a step. An empty set
+    gives zeros and zero gradients. Differentiable in query, key_table and value_table. The default
+    without a compiled backend, "eager", attends to the bag of distinct tokens and gathers no
+    embedding; "reference" gathers every token.
+
+    Args:
+        query: float [B, S, P, H, Dh]; float32, bfloat16, float16 or float64.
+        key_table: [Vt, H, Dh] of the query's dtype; a key for each row of the token table.
+        value_table: [Vt, H, Dh] of the query's dtype.
+        tokens: int32 or int64 [T, n_tok] in [0, Vt); the tokens of every event of the history.
+        positions: int32 or int64 [B, S, M] in [-1, T), as from `hard_search`.
+        lengths: int32 or int64 [B, S] in [0, M]; slots from `lengths` on are not looked at.
+        scale: factor of the scores; T5-style attention has none.
+        backend: a name of `glass_kernels.BACKENDS`, or None for the best available.
+
+    Returns:
+        [B, S, P, H, Dh] of the query's dtype; half precision accumulates in float32.
+
+    Raises:
+        ValueError: a wrong shape, dtype or device, or an id out of range.
+        RuntimeError: the backend asked for is not available.
+    """
+    device = query.device
+    check_tensor("query", query, ndim=5, dtypes=FLOATS)
+    num_users, num_sets, _, num_heads, head_dim = query.shape
+    check_tensor(
+        "key_table", key_table, shape=(None, num_heads, head_dim), dtypes=(query.dtype,),
+        device=device,
+    )  # fmt: skip
+    num_tokens = key_table.shape[0]
+    if num_tokens < 1:
+        raise ValueError("key_table must have at least one row, was empty")
+    check_tensor(
+        "value_table", value_table, shape=(num_tokens, num_heads, head_dim),
+        dtypes=(query.dtype,), device=device,
+    )  # fmt: skip
+    check_tensor("tokens", tokens, ndim=2, dtypes=INTEGERS, device=device)
+    check_tensor(
+        "positions", positions, shape=(num_users, num_sets, None), dtypes=INTEGERS, device=device
+    )
+    check_tensor("lengths", lengths, shape=(num_users, num_sets), dtypes=INTEGERS, device=device)
+    check_ids("tokens", tokens, 0, num_tokens)
+    check_ids("positions", positions, -1, tokens.shape[0])
+    check_ids("lengths", lengths, 0, positions.shape[2] + 1)
+    attend = resolve("hard_search_attention", device, backend, _ATTENTION)
+    return attend(query, key_table, value_table, tokens, positions, lengths, scale=scale)
+
+
+def _check_index(index: HistoryIndex) -> None:
+    if not isinstance(index, HistoryIndex):
+        raise ValueError(
+            f"index must be the HistoryIndex of bucket_history, was {type(index).__name__}"
+        )
+    check_tensor("index.order", index.order, ndim=1, dtypes=(torch.int32,))
+    check_tensor(
+        "index.bucket_offsets", index.bucket_offsets, ndim=2, dtypes=(torch.int32,),
+        device=index.order.device,
+    )  # fmt: skip
+    if index.bucket_offsets.shape[1] < 2:
+        raise ValueError("index.bucket_offsets must have K + 1 >= 2 columns")
