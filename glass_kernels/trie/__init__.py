@@ -1,0 +1,131 @@
+"""Decoding over the catalogue: the trie of its semantic IDs and steps of beam search over it.
+
+Generative retrieval with semantic IDs: TIGER (arXiv 2305.05065).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from glass_kernels.backend import resolve
+from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor
+from glass_kernels.trie.eager import beam_step_eager, trie_beam_step_eager
+from glass_kernels.trie.reference import beam_step_reference, trie_beam_step_reference
+from glass_kernels.trie.sid_trie import SidTrie
+
+__all__ = ["SidTrie", "beam_step", "trie_beam_step"]
+
+_TRIE_BEAM_STEP = {"eager": trie_beam_step_eager, "reference": trie_beam_step_reference}
+_BEAM_STEP = {"eager": beam_step_eager, "reference": beam_step_reference}
+
+
+def trie_beam_step(
+    logits: Tensor,
+    scores: Tensor,
+    nodes: Tensor,
+    trie: SidTrie,
+    level: int,
+    beam_width: int,
+    *,
+    mask_before_softmax: bool = True,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Extends every beam by one code, so that only SIDs of the catalogue can arise.
+
+    Candidates are the children of the beams' nodes. A candidate's score is its beam's score plus
+    the log-probability of its code: softmax over the legal children, or over all codes with
+    `mask_before_softmax=False`. The best `beam_width` are returned, best first; of equal scores the
+    lowest parent wins, then the lowest code. Start with W = 1, score 0 and node 0, the root.
+
+    Beam search is inference: it runs under `no_grad`, and no gradient passes.
+
+    Args:
+        logits: float [B, W, K], K = trie.codebook_sizes[level]; any float dtype. NaN counts as
+            -inf, +inf as the largest finite number.
+        scores: float [B, W], log-probabilities of the beams so far; NaN counts as -inf.
+        nodes: int32 or int64 [B, W], node of each beam at depth `level` of the trie; -1: a dead
+            beam, which has no continuation.
+        trie: the catalogue.
+        level: 0 ... L - 1, the code that is being generated.
+        beam_width: W' >= 1, beams to keep.
+        mask_before_softmax: normalise over the legal children alone.
+        backend: a name of `glass_kernels.BACKENDS`, or None for the best available.
+
+    Returns:
+        scores [B, W'], float32 (float64 if an input is); nodes int32 [B, W'] at depth level + 1;
+        parents int32 [B, W'], the beam that was extended; codes int32 [B, W']. Where fewer than W'
+        candidates have a score above -inf, the rest is score -inf, node -1, parent 0, code -1.
+
+    Raises:
+        ValueError: a wrong shape, dtype or device, a level that the trie lacks, a beam_width
+            below 1 or a node outside its depth (on a GPU, where such a beam is dead, only under
+            GLASS_CHECK=1).
+        RuntimeError: the backend asked for is not available.
+    """
+    if not isinstance(trie, SidTrie):
+        raise ValueError(f"trie must be a SidTrie, was {type(trie).__name__}")
+    if not 0 <= level < trie.num_levels:
+        raise ValueError(f"level must be in [0, {trie.num_levels}), was {level}")
+    _check_beams(logits, scores, beam_width)
+    num_codes = trie.codebook_sizes[level]
+    if logits.shape[2] != num_codes:
+        raise ValueError(
+            f"logits must have the {num_codes} codes of level {level} last, "
+            f"had shape {list(logits.shape)}; slice the logits of that level out"
+        )
+    check_tensor("nodes", nodes, shape=scores.shape, dtypes=INTEGERS, device=logits.device)
+    check_ids("nodes", nodes, -1, trie.nodes_per_depth[level])
+    if trie.device != logits.device:
+        raise ValueError(
+            f"trie must be on {logits.device} like the other tensors, was on {trie.device}; "
+            "move it once with trie.to(device)"
+        )
+    step = resolve("trie_beam_step", logits.device, backend, _TRIE_BEAM_STEP)
+    return step(
+        logits,
+        scores,
+        nodes,
+        trie.child_offsets[level],
+        trie.child_codes[level],
+        trie.max_children[level],
+        beam_width,
+        mask_before_softmax,
+    )
+
+
+def beam_step(
+    logits: Tensor, scores: Tensor, beam_width: int, *, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Extends every beam by one code of all K: beam search without a catalogue.
+
+    Scores, ties, NaN and missing candidates as in `trie_beam_step`. Codes that must not arise (a
+    smaller codebook than K) are the caller's to mask with -inf; a dead beam has score -inf.
+
+    Args:
+        logits: float [B, W, K]; any float dtype.
+        scores: float [B, W], log-probabilities of the beams so far.
+        beam_width: W' >= 1, beams to keep.
+        backend: a name of `glass_kernels.BACKENDS`, or None for the best available.
+
+    Returns:
+        scores [B, W'], float32 (float64 if an input is); parents int32 [B, W']; codes int32
+        [B, W'].
+
+    Raises:
+        ValueError: a wrong shape, dtype or device, or a beam_width below 1.
+        RuntimeError: the backend asked for is not available.
+    """
+    _check_beams(logits, scores, beam_width)
+    step = resolve("beam_step", logits.device, backend, _BEAM_STEP)
+    return step(logits, scores, beam_width)
+
+
+def _check_beams(logits: Tensor, scores: Tensor, beam_width: int) -> None:
+    check_tensor("logits", logits, ndim=3, dtypes=FLOATS)
+    if logits.shape[1] < 1 or logits.shape[2] < 1:
+        raise ValueError(
+            f"logits must be [B, W, K] with W and K at least 1, had shape {list(logits.shape)}"
+        )
+    check_tensor("scores", scores, shape=logits.shape[:2], dtypes=FLOATS, device=logits.device)
+    if beam_width < 1:
+        raise ValueError(f"beam_width must be at least 1, was {beam_width}")

@@ -1,0 +1,133 @@
+"""Sorts semantic IDs into the flat arrays of a trie; no loop over items."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from glass_kernels.checks import INTEGERS, check_tensor
+
+LARGEST_KEY = 2**62
+
+
+class TrieArrays(NamedTuple):
+    """The tensors of a `SidTrie`, all int32; see there for their meaning."""
+
+    child_offsets: tuple[Tensor, ...]
+    child_codes: tuple[Tensor, ...]
+    item_offsets: Tensor
+    item_ids: Tensor
+
+
+def check_codebook_sizes(codebook_sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless there is a level and each has between 1 and 2^31 - 1 codes."""
+    if not codebook_sizes:
+        raise ValueError("codebook_sizes is empty; it must hold the number of codes of each level")
+    for level, size in enumerate(codebook_sizes):
+        if not 0 < size < 2**31:
+            raise ValueError(f"codebook_sizes[{level}] must be in [1, 2^31), was {size}")
+
+
+def check_sids(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless `sids` is int [V, L] with V >= 1 and every code in its codebook.
+
+    Looks at the values on a GPU too: a wrong code would be baked into the trie.
+    """
+    check_tensor("sids", sids, ndim=2, dtypes=INTEGERS)
+    num_items, num_levels = sids.shape
+    if num_levels != len(codebook_sizes):
+        raise ValueError(
+            f"sids has {num_levels} levels but codebook_sizes has {len(codebook_sizes)}; "
+            "they must be the same"
+        )
+    if not 0 < num_items < 2**31:
+        raise ValueError(f"sids must hold between 1 and 2^31 - 1 items, held {num_items}")
+    sizes = torch.tensor(codebook_sizes, device=sids.device)
+    wrong = (sids < 0) | (sids >= sizes)
+    if bool(wrong.any()):
+        item, level = (int(place) for place in wrong.nonzero()[0])
+        raise ValueError(
+            f"sids[{item}, {level}] is {int(sids[item, level])}; codes of level {level} must be in "
+            f"[0, {codebook_sizes[level]}), and items without a full SID must be left out"
+        )
+
+
+def _key_groups(codebook_sizes: tuple[int, ...]) -> list[range]:
+    """Splits the levels into runs whose codes fit one 63-bit key together."""
+    groups, first, product = [], 0, 1
+    for level, size in enumerate(codebook_sizes):
+        if product * size > LARGEST_KEY:
+            groups.append(range(first, level))
+            first, product = level, 1
+        product *= size
+    groups.append(range(first, len(codebook_sizes)))
+    return groups
+
+
+def _lexicographic_order(columns: tuple[Tensor, ...], codebook_sizes: tuple[int, ...]) -> Tensor:
+    """Stable order int64 [V] of the rows whose level l is `columns[l]`."""
+    order: Tensor | None = None
+    for group in reversed(_key_groups(codebook_sizes)):
+        key = columns[group[0]].to(torch.int64)
+        for level in group[1:]:
+            key = key * codebook_sizes[level] + columns[level]
+        if order is None:
+            order = key.argsort(stable=True)
+        else:
+            order = order[key[order].argsort(stable=True)]
+    assert order is not None
+    return order
+
+
+def build_arrays(sids: Tensor, codebook_sizes: tuple[int, ...]) -> TrieArrays:
+    """Arrays of the trie over `sids` int [V, L], which must have passed `check_sids`."""
+    num_items, num_levels = sids.shape
+    unsorted = tuple(sids.to(torch.int32).t().contiguous().unbind(0))
+    order = _lexicographic_order(unsorted, codebook_sizes)
+    # Whether a row of the sorted SIDs opens a node: one of its codes up to this level is new.
+    opens = torch.zeros(num_items, dtype=torch.bool, device=sids.device)
+    opens[0] = True
+    starts = torch.zeros(1, dtype=torch.int64, device=sids.device)
+    child_offsets, child_codes = [], []
+    for level in range(num_levels):
+        codes = unsorted[level][order]
+        opens[1:] |= codes[1:] != codes[:-1]
+        child_starts = opens.nonzero()[:, 0]
+        ends = torch.cat((starts, starts.new_tensor([num_items])))
+        child_offsets.append(torch.searchsorted(child_starts, ends, out_int32=True))
+        child_codes.append(codes[child_starts])
+        starts = child_starts
+    item_offsets = torch.cat((starts, starts.new_tensor([num_items]))).to(torch.int32)
+    return TrieArrays(tuple(child_offsets), tuple(child_codes), item_offsets, order.to(torch.int32))
+
+
+def restrict_arrays(arrays: TrieArrays, kept_items: Tensor) -> TrieArrays:
+    """Arrays without the items whose place in `item_ids` is False in `kept_items` bool [I].
+
+    Counts what is kept under each node, level by level upwards; nothing is sorted again.
+    """
+    item_offsets, kept = _restrict_offsets(arrays.item_offsets, kept_items)
+    child_offsets, child_codes = [], []
+    for offsets, codes in zip(
+        reversed(arrays.child_offsets), reversed(arrays.child_codes), strict=True
+    ):
+        child_codes.append(codes[kept])
+        restricted, kept = _restrict_offsets(offsets, kept)
+        child_offsets.append(restricted)
+    return TrieArrays(
+        tuple(reversed(child_offsets)),
+        tuple(reversed(child_codes)),
+        item_offsets,
+        arrays.item_ids[kept_items],
+    )
+
+
+def _restrict_offsets(offsets: Tensor, kept_children: Tensor) -> tuple[Tensor, Tensor]:
+    """Offsets of the parents that keep a child, and which parents those are (bool)."""
+    before = torch.zeros(kept_children.shape[0] + 1, dtype=torch.int32, device=offsets.device)
+    torch.cumsum(kept_children, 0, dtype=torch.int32, out=before[1:])
+    bounds = before[offsets]
+    kept = bounds[1:] > bounds[:-1]
+    return torch.cat((bounds[:1], bounds[1:][kept])), kept
