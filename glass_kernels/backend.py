@@ -1,4 +1,4 @@
-"""Which implementation of an op runs: argument, then `use_backend`, then `GLASS_BACKEND`, then best.
+"""Which backend runs an op: its argument, `use_backend`, `GLASS_BACKEND`, or the best there is.
 
 Dispatch is ordinary Python outside the registered ops, so that `torch.compile` and `torch.export`
 capture one op and no graph break.

@@ -1,0 +1,30 @@
+// Checks of what reaches a kernel. Python has already raised a ValueError for a caller's mistake;
+// these guard calls that bypass it (torch.ops, compiled graphs), so that memory stays safe.
+#pragma once
+
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+
+namespace glass {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline void check_cpu(const Tensor& tensor, const char* name, int64_t dims) {
+  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
+  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions");
+}
+
+// offsets [B + 1] starts at 0, never falls and ends at total.
+inline void check_offsets(const int64_t* offsets, int64_t rows, int64_t total) {
+  STD_TORCH_CHECK(offsets[0] == 0 && offsets[rows] == total, "offsets must start at 0 and end at ",
+                  total);
+  for (int64_t row = 0; row < rows; ++row) {
+    STD_TORCH_CHECK(offsets[row] <= offsets[row + 1], "offsets must not fall, did at row ", row);
+  }
+}
+
+}  // namespace glass

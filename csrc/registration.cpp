@@ -1,0 +1,8 @@
+// Every schema of the library, one place. Kernels register themselves in cpu/<op>.cpp.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(glass, m) {
+  m.def(
+      "sid_tier(Tensor item_ids, Tensor offsets, Tensor table, int num_tiers, bool normalize)"
+      " -> Tensor");
+}

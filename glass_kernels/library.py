@@ -1,0 +1,40 @@
+"""Loads the compiled operators, if this installation has them; says why if not."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+BUILD_NOTE = FOLDER / "_build.txt"
+"""What setup.py did about each library: one `name: outcome` a line."""
+
+
+def build_note(name: str) -> str:
+    """What the build said about library `name` ("cpp" or "cuda")."""
+    if not BUILD_NOTE.exists():
+        return "not built: this installation was not built by setup.py"
+    for line in BUILD_NOTE.read_text(encoding="utf-8").splitlines():
+        key, _, outcome = line.partition(": ")
+        if key == name:
+            return outcome
+    return "not built"
+
+
+@cache
+def load(name: str = "cpp") -> tuple[bool, str]:
+    """Loads the shared library of `name` once: (loaded, what happened).
+
+    Never raises: an installation without compiled operators runs on the references.
+    """
+    files = sorted(FOLDER.glob(f"_{name}.*so")) + sorted(FOLDER.glob(f"_{name}.*pyd"))
+    if not files:
+        return False, build_note(name)
+    try:
+        torch.ops.load_library(str(files[0]))
+    except (OSError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return False, f"built, but torch {torch.__version__} cannot load it: {first_line}"
+    return True, f"loaded {files[0].name}"
