@@ -1,0 +1,41 @@
+"""Metrics, significance, baselines and diagnostics; all systems share the code behind a ranking."""
+
+from glass.evaluation.baselines import (
+    choose_half_life,
+    rank_item_knn,
+    rank_own_frequency,
+    rank_popularity,
+    rank_recent_frequency,
+)
+from glass.evaluation.bootstrap import bootstrap_ci, paired_bootstrap
+from glass.evaluation.catalogue import SidCatalogue
+from glass.evaluation.diagnostics import generation_diagnostics
+from glass.evaluation.metrics import RankMetrics, rank_metrics
+from glass.evaluation.predictions import Predictions, read_predictions, write_predictions
+from glass.evaluation.ranking import SystemRanking
+from glass.evaluation.results import build_metrics, by_history_length, write_json_atomic
+from glass.evaluation.table import format_table
+from glass.evaluation.targets import Targets
+
+__all__ = [
+    "Predictions",
+    "RankMetrics",
+    "SidCatalogue",
+    "SystemRanking",
+    "Targets",
+    "bootstrap_ci",
+    "build_metrics",
+    "by_history_length",
+    "choose_half_life",
+    "format_table",
+    "generation_diagnostics",
+    "paired_bootstrap",
+    "rank_item_knn",
+    "rank_metrics",
+    "rank_own_frequency",
+    "rank_popularity",
+    "rank_recent_frequency",
+    "read_predictions",
+    "write_json_atomic",
+    "write_predictions",
+]

@@ -1,0 +1,91 @@
+"""The metrics as aligned text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+DEFAULT_METRICS = ("hit@10", "ndcg@10", "item_hit@10", "item_ndcg@10")
+SPLIT_METRIC = "ndcg@10"
+
+
+def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
+    """All systems, one a row, with 95 % intervals in brackets, and the differences below.
+
+    Args:
+        metrics: what `build_metrics` returns.
+        names: metrics to show; None: Hit@10 and NDCG@10 at both levels, or, where 10 is no cut-off,
+            at the largest one. NDCG of repeat and first-time targets follows.
+
+    Raises:
+        ValueError: a metric that no system has.
+    """
+    systems = metrics["systems"]
+    known: Mapping[str, float] = next(
+        (parts["all"] for parts in systems.values() if parts["all"]), {}
+    )
+    split = (
+        SPLIT_METRIC
+        if SPLIT_METRIC in known
+        else next((name for name in reversed(list(known)) if name.startswith("ndcg@")), None)
+    )
+    if names is None:
+        k = split.partition("@")[2] if split else ""
+        names = [n.replace("@10", f"@{k}") for n in DEFAULT_METRICS if split]
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"names {unknown} are not among {', '.join(known) or 'no metrics'}")
+    parts = [(part, split) for part in ("repeat", "first_time") if split]
+    header = ["system", *map(_title, names)]
+    header += [f"{part.replace('_', '-')} {_title(split)}" for part, split in parts if split]
+    rows = [
+        [system]
+        + [_cell(values["all"].get(name), values["ci"].get(name)) for name in names]
+        + [_cell(values[part].get(split), None) for part, split in parts]
+        for system, values in systems.items()
+    ]
+    counts = metrics["counts"]
+    lines = [
+        f"{counts['targets']} targets ({counts['repeat']} repeat, {counts['first_time']} "
+        f"first-time) of {counts['samples']} samples; brackets: 95 % of resampled users",
+        *_aligned([header, *rows]),
+    ]
+    differences = [
+        [pair] + [_cell(*_mean_and_bounds(values, name), signed=True) for name in names]
+        for pair, values in metrics["differences"].items()
+    ]
+    if differences:
+        lines += ["", *_aligned([["difference", *map(_title, names)], *differences])]
+    return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    return name.replace("item_", "item ").replace("hit", "Hit").replace("ndcg", "NDCG")
+
+
+def _mean_and_bounds(
+    values: Mapping[str, Sequence[float]], name: str
+) -> tuple[float | None, Sequence[float] | None]:
+    triple = values.get(name)
+    return (None, None) if triple is None else (triple[0], triple[1:])
+
+
+def _cell(value: float | None, bounds: Sequence[float] | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "-"
+    form = "+.4f" if signed else ".4f"
+    text = format(value, form)
+    if bounds is None:
+        return text
+    return f"{text} [{format(bounds[0], form)}, {format(bounds[1], form)}]"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """First column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
