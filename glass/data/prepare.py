@@ -1,0 +1,171 @@
+"""From source files to a prepared data set on disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+import typing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars.exceptions import PolarsError
+from tqdm import tqdm
+
+from glass.config import DataConfig
+from glass.data.assemble import Tables, assemble
+from glass.data.order import SPLITS
+from glass.data.raw import RawData, Source
+from glass.data.readers import READERS
+from glass.data.store import FILES, FORMAT_VERSION, MANIFEST, new_folder, read_manifest, write_json
+
+_LOG = logging.getLogger(__name__)
+_ELSEWHERE = ("folder", "name", "path", "items_path")
+"""Settings that the fingerprint leaves out: they say where data lie, not what they are."""
+
+
+def prepare(config: DataConfig, *, force: bool = False) -> Path:
+    """Read, filter, split and write a data set, once.
+
+    Returns the folder `<config.folder>/<config.name>` (docs/architecture.md). A folder with the
+    same fingerprint (settings, content of the sources, format version) is returned as it is, unless
+    `force`. The folder appears by a rename when everything is written; a process killed at any
+    moment leaves at most a temporary folder, which the next call removes.
+
+    Raises:
+        ValueError: bad settings, a source that is missing, empty, damaged, lacks a column or has
+            more malformed rows than `max_malformed_share`, nothing left after the filters, or a
+            target folder that holds something else. The message names the remedy.
+        OSError: the folder cannot be written (no permission, disk full).
+    """
+    check_config(config)
+    folder = Path(config.folder) / config.name
+    reader = READERS[config.format]
+    sources = reader.find(config)
+    entries = [_source_entry(source) for source in sources]
+    fingerprint = compute_fingerprint(config, entries)
+    if not force and _is_current(folder, fingerprint):
+        _LOG.info("%s is up to date", folder)
+        return folder
+    with new_folder(folder) as temporary, tqdm(total=3, desc=config.name, disable=None) as bar:
+        bar.set_postfix_str("reading")
+        raw = reader.read(config, sources)
+        for report in raw.reports:
+            report.check(config.max_malformed_share)
+            if report.malformed:
+                _LOG.warning("%s", report.summary())
+        if raw.events.is_empty():
+            raise ValueError(f"{sources[0].path} has no events")
+        bar.update()
+        bar.set_postfix_str("sorting and splitting")
+        tables = assemble(raw, config)
+        bar.update()
+        bar.set_postfix_str("writing")
+        _write(temporary, config, tables, _manifest(config, entries, fingerprint, raw, tables))
+        bar.update()
+    return folder
+
+
+def check_config(config: DataConfig) -> None:
+    """Raise ValueError for settings out of range, naming the setting."""
+    hints = typing.get_type_hints(DataConfig)
+    for name in ("format", "split", "target_group", "ties"):
+        allowed = typing.get_args(hints[name])
+        if getattr(config, name) not in allowed:
+            raise ValueError(
+                f"data.{name} is {getattr(config, name)!r}, it has to be one of {allowed}"
+            )
+    if not config.name or Path(config.name).name != config.name or config.name in (".", ".."):
+        raise ValueError(f"data.name is {config.name!r}, it has to be the name of one folder")
+    for name in ("min_item_events", "min_user_events", "num_test_events", "num_valid_events"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"data.{name} is {getattr(config, name)}, it has to be 0 or more")
+    for name in ("test_share", "valid_share"):
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"data.{name} is {getattr(config, name)}, it has to be in [0, 1)")
+    if not 0 <= config.max_malformed_share <= 1:
+        raise ValueError(
+            f"data.max_malformed_share is {config.max_malformed_share}, it has to be in [0, 1]"
+        )
+
+
+def compute_fingerprint(config: DataConfig, sources: list[dict[str, str]]) -> str:
+    """sha256 over the settings, the content of the sources and the format version."""
+    settings = {name: v for name, v in asdict(config).items() if name not in _ELSEWHERE}
+    content = {"config": settings, "sources": sources, "format_version": FORMAT_VERSION}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _source_entry(source: Source) -> dict[str, str]:
+    digest = hashlib.sha256()
+    try:
+        with source.path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ValueError(f"{source.path} cannot be read: {error.strerror}") from error
+    return {"role": source.role, "file": source.label, "sha256": digest.hexdigest()}
+
+
+def _is_current(folder: Path, fingerprint: str) -> bool:
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:
+        return False
+    whole = all((folder / name).is_file() for name in FILES)
+    return whole and manifest.get("fingerprint") == fingerprint
+
+
+def _write(folder: Path, config: DataConfig, tables: Tables, manifest: dict[str, Any]) -> None:
+    for name, table in zip(FILES, (tables.interactions, tables.items, tables.users), strict=True):
+        try:
+            table.write_parquet(folder / name, compression="zstd")
+        except PolarsError as error:
+            # polars hides the operating system's error in its text.
+            code = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
+    write_json(folder / MANIFEST, manifest)
+
+
+def _manifest(
+    config: DataConfig,
+    sources: list[dict[str, str]],
+    fingerprint: str,
+    raw: RawData,
+    tables: Tables,
+) -> dict[str, Any]:
+    events = tables.interactions
+    groups = events.unique(["user_id", "group"])
+    split = {
+        name: {
+            "events": events.filter(pl.col("split") == label).height,
+            "groups": groups.filter(pl.col("split") == label).height,
+        }
+        for name, label in SPLITS.items()
+    }
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint,
+        "config": asdict(config),
+        "sources": sources,
+        "counts": {
+            "users": tables.users.height,
+            "items": tables.items.height,
+            "events": events.height,
+            "groups": groups.height,
+            "items_without_text": tables.items.filter(pl.col("text") == "").height,
+            "source_users": raw.events["raw_user_id"].n_unique(),
+            "source_items": raw.events["raw_item_id"].n_unique(),
+            "source_events": raw.events.height,
+            "first_time": events["time"].min(),
+            "last_time": events["time"].max(),
+        },
+        "time_unit": raw.time_unit,
+        "split": split,
+        "malformed": {report.role: report.to_dict() for report in raw.reports},
+        "dropped": tables.dropped,
+    }

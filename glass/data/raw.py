@@ -1,0 +1,151 @@
+"""What every reader yields: raw interactions and items, and an account of the rows left out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+EVENT_SCHEMA = {
+    "raw_user_id": pl.String,
+    "raw_item_id": pl.String,
+    "time": pl.Int64,
+    "row": pl.Int64,
+}
+ITEM_SCHEMA = {"raw_item_id": pl.String, "title": pl.String, "text": pl.String}
+NUM_EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is read. `role` is "interactions" or "items", `label` its name in reports."""
+
+    role: str
+    path: Path
+    label: str
+
+
+@dataclass
+class RowReport:
+    """Malformed rows of the files of one role.
+
+    Row numbers are those an editor shows for text files (the header is 1; quoted values that span
+    lines count as one row) and start at 1 for Parquet.
+    """
+
+    role: str
+    rows: int = 0
+    blank: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: list[tuple[int, int, str, str]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    def start(self, file: str) -> None:
+        """Open the account of `file`; rows reported next belong to it."""
+        self.files.append(file)
+
+    def add(self, reason: str, rows: Iterable[int], count: int) -> None:
+        """Count `count` malformed rows of the current file; `rows` are (the first of) them."""
+        if count == 0:
+            return
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
+        place = len(self.files) - 1
+        for _, row in zip(range(NUM_EXAMPLES), rows, strict=False):
+            self.examples.append((place, row, self.files[place], reason))
+
+    @property
+    def malformed(self) -> int:
+        """Number of malformed rows."""
+        return sum(self.reasons.values())
+
+    @property
+    def share(self) -> float:
+        """Malformed share of all rows, 0 for no rows."""
+        return self.malformed / self.rows if self.rows else 0.0
+
+    def first(self) -> list[dict[str, Any]]:
+        """The first malformed rows: file, row and reason."""
+        ordered = sorted(self.examples)[:NUM_EXAMPLES]
+        return [{"file": file, "row": row, "reason": reason} for _, row, file, reason in ordered]
+
+    def summary(self) -> str:
+        """One text with counts and the first places."""
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in self.reasons.items())
+        places = "; ".join(f"{e['file']}:{e['row']} {e['reason']}" for e in self.first())
+        return (
+            f"{self.malformed} of {self.rows} {self.role} rows are malformed "
+            f"({self.share:.2%}): {reasons}. First: {places}"
+        )
+
+    def check(self, max_share: float) -> None:
+        """Raise ValueError when the malformed share is above `max_share`."""
+        if self.share > max_share:
+            raise ValueError(
+                f"{self.summary()}. data.max_malformed_share is {max_share:.2%}: repair the file, "
+                "check the column settings, or raise data.max_malformed_share"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for the manifest."""
+        return {
+            "rows": self.rows,
+            "blank": self.blank,
+            "count": self.malformed,
+            "share": self.share,
+            "reasons": dict(self.reasons),
+            "first": self.first(),
+        }
+
+
+@dataclass(frozen=True)
+class RawData:
+    """Inner form of every format.
+
+    `events`: raw_user_id str, raw_item_id str, time i64 (seconds, or the row number where the
+    source has no time), row i64 (number in the source, ascending and unique over all its files).
+    `items`: raw_item_id str (unique), title str, text str ("" for none).
+    `dropped`: rows that a reader leaves out on purpose, by reason.
+    """
+
+    events: pl.DataFrame
+    items: pl.DataFrame
+    reports: tuple[RowReport, ...]
+    dropped: dict[str, int]
+    time_unit: str = "seconds"
+
+
+def require_columns(
+    label: str, available: Sequence[str], wanted: Sequence[tuple[str, str]]
+) -> None:
+    """Raise ValueError for the first of `wanted` (setting, column) that `available` lacks."""
+    for setting, column in wanted:
+        if column in available:
+            continue
+        close = difflib.get_close_matches(column, available, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        if len(available) == 1:
+            hint += " A single column: is the file separated by another character?"
+        raise ValueError(
+            f"{label}: {setting} is {column!r}, but the columns are {', '.join(available)}.{hint}"
+        )
+
+
+def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, int]:
+    """Keep the first row of each item; also return how many rows were left out."""
+    kept = items.unique("raw_item_id", keep="first", maintain_order=True)
+    return kept, items.height - kept.height
+
+
+def existing_file(path: Path, setting: str) -> Path:
+    """`path` when it is a non-empty file; ValueError with the setting to change otherwise."""
+    if not path.exists():
+        raise ValueError(f"{setting}: {path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{setting}: {path} is not a file")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{setting}: {path} is empty")
+    return path

@@ -1,0 +1,102 @@
+"""Any CSV, TSV or Parquet file, or a folder of them, whose columns the settings name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from glass.config import DataConfig
+from glass.data.delimited import read_delimited, read_header
+from glass.data.raw import RawData, RowReport, Source, existing_file, require_columns
+from glass.data.readers.columns import (
+    event_columns,
+    item_columns,
+    item_settings,
+    make_events,
+    make_items,
+    make_raw,
+    settings_of,
+)
+from glass.data.readers.parquet import read_parquet
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+PARQUET = (".parquet", ".pq")
+
+
+def find(config: DataConfig) -> list[Source]:
+    """The interaction files (a folder's in the order of their names) and the item file."""
+    if not config.path:
+        raise ValueError("data.path is empty: format 'table' needs a CSV or Parquet file")
+    if not config.items_path and (config.title_column or config.text_columns):
+        raise ValueError(
+            "data.title_column and data.text_columns are columns of data.items_path, which is empty"
+        )
+    path = Path(config.path)
+    items = Path(config.items_path) if config.items_path else None
+    files = [path]
+    if path.is_dir():
+        kinds = (*DELIMITERS, *PARQUET)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in kinds)
+        if items is not None:
+            files = [file for file in files if file.resolve() != items.resolve()]
+        if not files:
+            raise ValueError(f"data.path: the folder {path} has no {', '.join(kinds)} file")
+    sources = [Source("interactions", _known(file, "data.path"), file.name) for file in files]
+    if items is not None:
+        sources.append(Source("items", _known(items, "data.items_path"), items.name))
+    return sources
+
+
+def read(config: DataConfig, sources: list[Source]) -> RawData:
+    """Read events and, with `items_path`, titles and texts. Rows count on over several files."""
+    reports = (RowReport("interactions"), RowReport("items"))
+    dropped: dict[str, int] = {}
+    columns = event_columns(config)
+    parts: list[pl.DataFrame] = []
+    offset = 0
+    items = None
+    for source in sources:
+        if source.role == "items":
+            names = {name: name for name in item_columns(config)}
+            table = _read(source, names, item_settings(config), reports[1])
+            chosen = (config.item_column, config.title_column, list(config.text_columns))
+            items = make_items(table, chosen, reports[1], dropped)
+            continue
+        frame = _read(source, columns, settings_of(columns), reports[0])
+        last = frame["row"].max()
+        events = make_events(frame, config, reports[0], dropped)
+        shifted = [pl.col("row") + offset]
+        if not config.time_column:
+            shifted.append(pl.col("time") + offset)
+        parts.append(events.with_columns(shifted))
+        offset += last if isinstance(last, int) else 0
+    return make_raw(pl.concat(parts), items, reports, dropped, config)
+
+
+def _known(path: Path, setting: str) -> Path:
+    existing_file(path, setting)
+    if path.suffix.lower() not in (*DELIMITERS, *PARQUET):
+        known = ", ".join((*DELIMITERS, *PARQUET))
+        raise ValueError(f"{setting}: {path.name} has to end in one of {known}")
+    return path
+
+
+def _read(
+    source: Source, columns: dict[str, str], settings: list[tuple[str, str]], report: RowReport
+) -> pl.DataFrame:
+    if source.path.suffix.lower() in PARQUET:
+        return read_parquet(source, columns, settings, report)
+    delimiter = DELIMITERS[source.path.suffix.lower()]
+    names = read_header(source.path, delimiter, quoted=True)
+    require_columns(str(source.path), names, settings)
+    report.start(source.label)
+    frame = read_delimited(
+        source.path,
+        list(dict.fromkeys(columns.values())),
+        report,
+        names=names,
+        delimiter=delimiter,
+        quoted=True,
+    )
+    return frame.select("row", **{new: pl.col(name) for new, name in columns.items()})
