@@ -1,0 +1,149 @@
+"""From a data set to semantic IDs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from glass.config import SidConfig
+from glass.sid.assign import assign, number_duplicates
+from glass.sid.files import sha256
+from glass.sid.rkmeans import Quantizer, check_enough_items, fit_residual_kmeans
+from glass.sid.rqvae_training import fit_rqvae
+from glass.sid.table import FORMAT_VERSION, SidTable
+from glass.sid.vectors import ItemVectors, item_vectors
+
+if TYPE_CHECKING:
+    from glass.data import Dataset
+
+log = logging.getLogger(__name__)
+
+
+def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
+    """Item vectors, quantiser and SIDs of a catalogue, kept in `folder`.
+
+    Vectors' means, co-occurrence and codebooks are fitted on training events and the items they
+    hold; every item of the catalogue then gets a SID. A folder that was built from the same
+    settings and data is loaded instead; any other is replaced once the new one is complete.
+
+    Args:
+        config: item vectors and quantiser.
+        dataset: the prepared data set, with a `fingerprint` in its manifest.
+        folder: where the table is saved, see `SidTable.save`.
+
+    Raises:
+        ValueError: settings, texts, files or the folder do not do; the message names the remedy.
+    """
+    folder = Path(folder)
+    _check_config(config, dataset)
+    fingerprint = _fingerprint(config, dataset)
+    table = _load_built(folder, fingerprint)
+    if table is not None:
+        log.info("semantic IDs in %s are up to date", folder)
+        return table
+    vectors = item_vectors(config, dataset)
+    table = _quantize(config, dataset, vectors, fingerprint)
+    table.save(folder)
+    return table
+
+
+def _check_config(config: SidConfig, dataset: Dataset) -> None:
+    """Refuse settings before any work is done."""
+    check_enough_items(int((dataset.train_counts > 0).sum()), config.codebook_sizes)
+    if config.source == "file" and not config.vectors_path:
+        raise ValueError("sid.source is 'file' but sid.vectors_path is empty; name the file")
+    if config.source == "file" and not Path(str(config.vectors_path)).is_file():
+        raise ValueError(f"sid.vectors_path {config.vectors_path} is not a file")
+    if config.source == "both" and not config.text_weight > 0:
+        raise ValueError(
+            f"sid.text_weight is {config.text_weight}; it must be above 0 (set sid.source to "
+            "'collaborative' to leave the text out)"
+        )
+    positive = {
+        "sid.kmeans_iterations": config.kmeans_iterations,
+        "sid.rqvae.epochs": config.rqvae.epochs,
+        "sid.rqvae.batch_size": config.rqvae.batch_size,
+        "sid.rqvae.code_dim": config.rqvae.code_dim,
+        "sid.collaborative_window": config.collaborative_window,
+        "sid.collaborative_dim": config.collaborative_dim,
+        "sid.seed + 1": config.seed + 1,
+    }
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    if config.quantizer not in ("rkmeans", "rqvae"):
+        raise ValueError(f"sid.quantizer is {config.quantizer!r}; it must be rkmeans or rqvae")
+
+
+def _fingerprint(config: SidConfig, dataset: Dataset) -> str:
+    settings = asdict(config)
+    if config.source == "file":  # the content counts, wherever it lies
+        settings["vectors_path"] = sha256(Path(str(config.vectors_path)))
+    parts = [FORMAT_VERSION, settings, dataset.manifest.get("fingerprint")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _load_built(folder: Path, fingerprint: str) -> SidTable | None:
+    if not (folder / "manifest.json").is_file():
+        return None
+    try:
+        table = SidTable.load(folder)
+    except ValueError as error:
+        log.warning("building the semantic IDs anew: %s", error)
+        return None
+    return table if table.manifest.get("fingerprint") == fingerprint else None
+
+
+def _quantize(config: SidConfig, dataset: Dataset, item: ItemVectors, fingerprint: str) -> SidTable:
+    trained = item.vectors[dataset.train_counts > 0]
+    weights: Mapping[str, npt.NDArray[np.float32]] = {}
+    if config.quantizer == "rkmeans":
+        fitted = fit_residual_kmeans(
+            trained,
+            config.codebook_sizes,
+            iterations=config.kmeans_iterations,
+            normalize_residual=config.normalize_residual,
+            seed=config.seed,
+        )
+        codes = assign(item.vectors, fitted.codebooks, normalize_residual=config.normalize_residual)
+    else:
+        model, fitted = fit_rqvae(trained, config.codebook_sizes, config.rqvae, seed=config.seed)
+        with torch.no_grad():
+            hidden = model.encode(torch.from_numpy(item.vectors)).numpy()
+        codes = assign(hidden, fitted.codebooks)
+        weights = {f"rqvae.{name}": value.numpy() for name, value in model.state_dict().items()}
+    sizes = tuple(config.codebook_sizes)
+    if config.deduplicate:
+        number = number_duplicates(codes)
+        codes = np.column_stack([codes, number]).astype(np.int32)
+        sizes = (*sizes, int(number.max()) + 1)
+    manifest = _manifest(config, dataset, item, fitted, fingerprint)
+    books = {f"codebook_{i}": book for i, book in enumerate(fitted.codebooks)}
+    return SidTable(codes, sizes, item.vectors, {**books, **item.means, **weights}, manifest)
+
+
+def _manifest(
+    config: SidConfig, dataset: Dataset, item: ItemVectors, fitted: Quantizer, fingerprint: str
+) -> dict[str, Any]:
+    return {
+        "config": asdict(config),
+        "fingerprint": fingerprint,
+        "dataset": {
+            "name": dataset.name,
+            "fingerprint": dataset.manifest.get("fingerprint"),
+        },
+        "vectors": item.facts,
+        "fit": {
+            "quantizer": config.quantizer,
+            "relative_error": [round(error, 6) for error in fitted.relative_error],
+        },
+    }

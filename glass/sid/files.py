@@ -1,0 +1,69 @@
+"""Writing files and folders so that an interrupted write never looks whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Hand out a temporary name beside `path`; it takes the place of `path` when all went well.
+
+    Raises:
+        ValueError: the file cannot be written (folder not writable, disk full).
+    """
+    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise ValueError(_unwritable(path, error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """Hand out an empty folder `<folder>.tmp-<pid>`; it takes the place of `folder` at the end.
+
+    On an exception the temporary folder is removed and an existing `folder` is left as it was.
+
+    Raises:
+        ValueError: the folder cannot be written (not writable, disk full).
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.exists():  # a folder cannot be renamed onto a full one
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        raise ValueError(_unwritable(folder, error)) from error
+    finally:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"cannot write {path}: {reason}; free some space or name another folder"
