@@ -81,7 +81,7 @@ def write_predictions(
 
 
 def read_predictions(path: Path | str) -> Predictions:
-    """Reads what `write_predictions` wrote.
+    """Reads what `write_predictions` wrote; without samples the lists come back as [0, 0].
 
     Raises:
         ValueError: no such file, other columns, samples out of order, or lists of unequal length.
