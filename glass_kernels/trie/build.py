@@ -76,7 +76,7 @@ def _lexicographic_order(columns: tuple[Tensor, ...], codebook_sizes: tuple[int,
         if order is None:
             order = key.argsort(stable=True)
         else:
-            order = order[key[order].argsort(stable=True)]
+            order = order.index_select(0, key.index_select(0, order).argsort(stable=True))
     assert order is not None
     return order
 
@@ -92,12 +92,12 @@ def build_arrays(sids: Tensor, codebook_sizes: tuple[int, ...]) -> TrieArrays:
     starts = torch.zeros(1, dtype=torch.int64, device=sids.device)
     child_offsets, child_codes = [], []
     for level in range(num_levels):
-        codes = unsorted[level][order]
+        codes = unsorted[level].index_select(0, order)
         opens[1:] |= codes[1:] != codes[:-1]
         child_starts = opens.nonzero()[:, 0]
         ends = torch.cat((starts, starts.new_tensor([num_items])))
         child_offsets.append(torch.searchsorted(child_starts, ends, out_int32=True))
-        child_codes.append(codes[child_starts])
+        child_codes.append(codes.index_select(0, child_starts))
         starts = child_starts
     item_offsets = torch.cat((starts, starts.new_tensor([num_items]))).to(torch.int32)
     return TrieArrays(tuple(child_offsets), tuple(child_codes), item_offsets, order.to(torch.int32))
@@ -108,26 +108,25 @@ def restrict_arrays(arrays: TrieArrays, kept_items: Tensor) -> TrieArrays:
 
     Counts what is kept under each node, level by level upwards; nothing is sorted again.
     """
-    item_offsets, kept = _restrict_offsets(arrays.item_offsets, kept_items)
+    item_ids = arrays.item_ids.index_select(0, kept_items.nonzero()[:, 0])
+    item_offsets, kept, rows = _restrict_offsets(arrays.item_offsets, kept_items)
     child_offsets, child_codes = [], []
     for offsets, codes in zip(
         reversed(arrays.child_offsets), reversed(arrays.child_codes), strict=True
     ):
-        child_codes.append(codes[kept])
-        restricted, kept = _restrict_offsets(offsets, kept)
+        child_codes.append(codes.index_select(0, rows))
+        restricted, kept, rows = _restrict_offsets(offsets, kept)
         child_offsets.append(restricted)
     return TrieArrays(
-        tuple(reversed(child_offsets)),
-        tuple(reversed(child_codes)),
-        item_offsets,
-        arrays.item_ids[kept_items],
+        tuple(reversed(child_offsets)), tuple(reversed(child_codes)), item_offsets, item_ids
     )
 
 
-def _restrict_offsets(offsets: Tensor, kept_children: Tensor) -> tuple[Tensor, Tensor]:
-    """Offsets of the parents that keep a child, and which parents those are (bool)."""
+def _restrict_offsets(offsets: Tensor, kept_children: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets of the parents that keep a child; those parents as bool and as int64 rows."""
     before = torch.zeros(kept_children.shape[0] + 1, dtype=torch.int32, device=offsets.device)
     torch.cumsum(kept_children, 0, dtype=torch.int32, out=before[1:])
-    bounds = before[offsets]
+    bounds = before.index_select(0, offsets)
     kept = bounds[1:] > bounds[:-1]
-    return torch.cat((bounds[:1], bounds[1:][kept])), kept
+    rows = kept.nonzero()[:, 0]
+    return torch.cat((bounds[:1], bounds[1:].index_select(0, rows))), kept, rows

@@ -13,6 +13,7 @@ from glass_kernels.trie.reference import (
     add_scores,
     children,
     clean,
+    codes_of,
     computing_dtype,
     pad_beams,
 )
@@ -70,7 +71,7 @@ def trie_beam_step_eager(
     dtype = computing_dtype(logits, scores)
     num_children = child_codes.shape[0]
     child, legal = children(nodes, child_offsets, num_children, max_children)
-    code = child_codes[child]
+    code = codes_of(child, child_codes)
     column = code.to(torch.int64)
     if mask_before_softmax:
         kept = clean(logits.gather(2, column), dtype).masked_fill(~legal, NEVER)
@@ -87,7 +88,7 @@ def trie_beam_step_eager(
     codes = torch.where(alive, code.flatten(1).gather(1, place), -1)
     return (
         pad_beams(best, beam_width, NEVER),
-        pad_beams(chosen.to(torch.int32), beam_width, -1),
+        pad_beams(chosen, beam_width, -1),
         pad_beams(parents.to(torch.int32), beam_width, 0),
         pad_beams(codes, beam_width, -1),
     )

@@ -149,7 +149,7 @@ class SidTrie:
         Raises ValueError for wrong shapes, ids outside the catalogue, or if no item remains.
         """
         allowed = self._allowed_mask(allowed_items)
-        kept = allowed[self.item_ids]
+        kept = allowed.index_select(0, self.item_ids)
         if not bool(kept.any()):
             raise ValueError(
                 "allowed_items leaves no item of this trie; a trie needs at least one item"
@@ -188,27 +188,29 @@ class SidTrie:
             raise ValueError(
                 f"sids must have shape [..., {self.num_levels}], had {list(sids.shape)}"
             )
-        nodes = torch.zeros(sids.shape[:-1], dtype=torch.int64, device=self.device)
+        codes = sids.reshape(-1, self.num_levels).t()
+        leaves = torch.zeros(codes.shape[1], dtype=torch.int32, device=self.device)
         for level in range(self.num_levels):
-            nodes = self._find_child(level, nodes, sids[..., level])
-        return nodes.to(torch.int32)
+            leaves = self._find_child(level, leaves, codes[level])
+        return leaves.reshape(sids.shape[:-1])
 
     def _find_child(self, level: int, nodes: Tensor, codes: Tensor) -> Tensor:
-        """Child with `codes` [...] of the `nodes` int64 [...] of a depth; -1: none.
+        """Child with `codes` [n] of the `nodes` int32 [n] of a depth: int32 [n], -1: none.
 
         All rows bisect their own range of children in step, so the cost does not depend on the
         number of nodes.
         """
         child_offsets, child_codes = self.child_offsets[level], self.child_codes[level]
         parent = nodes.clamp(min=0)
-        low = child_offsets[parent].to(torch.int64)
-        stop = child_offsets[parent + 1].to(torch.int64)
+        low, stop = child_offsets.index_select(0, parent), child_offsets.index_select(0, parent + 1)
         high, last = stop, child_codes.shape[0] - 1
         for _ in range(self.max_children[level].bit_length()):
-            middle = (low + high) // 2
-            right = (low < high) & (child_codes[middle.clamp(max=last)] < codes)
+            middle = low + ((high - low) >> 1)
+            code = child_codes.index_select(0, middle.clamp(max=last))
+            right = (low < high) & (code < codes)
             low, high = torch.where(right, middle + 1, low), torch.where(right, high, middle)
-        found = (nodes >= 0) & (low < stop) & (child_codes[low.clamp(max=last)] == codes)
+        code = child_codes.index_select(0, low.clamp(max=last))
+        found = (nodes >= 0) & (low < stop) & (code == codes)
         return torch.where(found, low, -1)
 
     def items(self, sids: Tensor) -> tuple[Tensor, Tensor]:
