@@ -15,7 +15,10 @@ BUILD_NOTE = FOLDER / "_build.txt"
 def build_note(name: str) -> str:
     """What the build said about library `name` ("cpp" or "cuda")."""
     if not BUILD_NOTE.exists():
-        return "not built: this installation was not built by setup.py"
+        return (
+            "not built when this was installed; `GLASS_BUILD_CPP=1 pip install .` with a C++20 "
+            "compiler builds it, or says why it cannot"
+        )
     for line in BUILD_NOTE.read_text(encoding="utf-8").splitlines():
         key, _, outcome = line.partition(": ")
         if key == name:
@@ -33,7 +36,7 @@ def load(name: str = "cpp") -> tuple[bool, str]:
     if not files:
         return False, build_note(name)
     try:
-        torch.ops.load_library(str(files[0]))
+        torch.ops.load_library(str(files[0]))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return False, f"built, but torch {torch.__version__} cannot load it: {first_line}"

@@ -24,12 +24,10 @@ from glass_kernels.sid_tier.tiers import (
 )
 from glass_kernels.sid_tier.update import sid_tier_update_
 
-IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
-    "sid_tier": {"reference": sid_tier_reference},
-    "sid_tier_from_embeddings": {"reference": sid_tier_from_embeddings_reference},
-}
+_SID_TIER: dict[str, Callable[..., Tensor]] = {"reference": sid_tier_reference}
+_FROM_EMBEDDINGS = {"reference": sid_tier_from_embeddings_reference}
 if AVAILABLE:
-    IMPLEMENTATIONS["sid_tier"]["cpp"] = sid_tier_cpp
+    _SID_TIER["cpp"] = sid_tier_cpp
 
 
 def _check_history(item_ids: Tensor, offsets: Tensor, like: Tensor, num_items: int) -> None:
@@ -73,7 +71,7 @@ def sid_tier(
     check_tensor("item_ids", item_ids)
     check_table(table, num_tiers, item_ids.device)
     _check_history(item_ids, offsets, table, table.shape[0])
-    run = resolve("sid_tier", table.device, backend, IMPLEMENTATIONS["sid_tier"])
+    run = resolve("sid_tier", table.device, backend, _SID_TIER)
     return run(item_ids, offsets, table, num_tiers, normalize)
 
 
@@ -113,13 +111,12 @@ def sid_tier_from_embeddings(
         "sid_tier_from_embeddings",
         item_embeddings.device,
         backend,
-        IMPLEMENTATIONS["sid_tier_from_embeddings"],
+        _FROM_EMBEDDINGS,
     )
     return run(item_ids, offsets, item_embeddings, prototypes, bounds, normalize)
 
 
 __all__ = [
-    "IMPLEMENTATIONS",
     "sid_tier",
     "sid_tier_from_embeddings",
     "sid_tier_update_",

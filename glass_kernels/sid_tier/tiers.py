@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ _CHUNK_ELEMENTS = 1 << 22
 Edges = Tensor | Sequence[float]
 
 # table -> (version, largest byte): a table is looked at once, not at every call
-_largest_byte: WeakIdKeyDictionary = WeakIdKeyDictionary(ref_type=weakref.ref)
+_largest_byte: MutableMapping[Tensor, tuple[int, int]] = WeakIdKeyDictionary()
 
 
 def chunks(total: int, width: int) -> Iterator[slice]:
@@ -82,8 +81,8 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     largest = wide.abs().amax(-1, keepdim=True)
     usable = torch.isfinite(largest) & (largest > 0)
     scaled = torch.where(usable, wide / largest, 0.0)
-    norm = scaled.norm(dim=-1, keepdim=True).clamp_min(1.0)  # at least 1 but for zero rows
-    return scaled / norm
+    norm: Tensor = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / norm.clamp_min(1.0)  # at least 1 but for zero rows
 
 
 def cosines(vectors: Tensor, unit_prototypes: Tensor) -> Tensor:

@@ -1,0 +1,255 @@
+"""SID-Tier as a module: prototypes, tier edges, the byte table and the MLP of the tier token."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from glass_kernels.checks import FLOATS, check_ids, check_tensor
+from glass_kernels.sid_tier import sid_tier
+from glass_kernels.sid_tier.tiers import (
+    check_edges,
+    check_num_tiers,
+    check_table,
+    check_vectors,
+    chunks,
+    cosines,
+    tier_table,
+    unit_vectors,
+)
+
+EdgeKind = Literal["paper", "equal", "quantile"]
+PAPER_EDGES = (-1.0, -0.1, 0.0, 0.1, 1.0)
+
+
+def sid_prototypes(embeddings: Tensor, sid1: Tensor, num_codes: int) -> Tensor:
+    """Mean of the members of each first-level code; an empty code gets the mean of all items.
+
+    Args:
+        embeddings: [V, D] float.
+        sid1: int32 or int64 [V], first-level code of every item.
+        num_codes: K.
+
+    Returns [K, D] in the dtype of `embeddings`, summed in float64.
+
+    Raises ValueError for wrong shapes, dtypes, codes out of range or no item at all.
+    """
+    check_tensor("embeddings", embeddings, ndim=2, dtypes=FLOATS)
+    num_items = embeddings.shape[0]
+    check_tensor("sid1", sid1, shape=(num_items,), device=embeddings.device)
+    check_ids("sid1", sid1, 0, num_codes)
+    if num_items == 0:
+        raise ValueError("embeddings must hold at least one item, had shape [0, D]")
+    wide = embeddings.detach().to(torch.float64)
+    code = sid1.to(torch.int64)
+    total = wide.new_zeros((num_codes, wide.shape[1])).index_add_(0, code, wide)
+    members = torch.bincount(code, minlength=num_codes)[:, None]
+    mean = torch.where(members > 0, total / members.clamp_min(1), wide.mean(0))
+    return mean.to(embeddings.dtype)
+
+
+def _increasing(edges: Tensor) -> Tensor:
+    """Moves equal edges apart by the smallest step, so that they increase strictly in float32."""
+    edges = edges.to(torch.float32).clamp(-1.0, 1.0)
+    edges[0], edges[-1] = -1.0, 1.0
+    up, down = torch.tensor(2.0), torch.tensor(-2.0)
+    for i in range(1, len(edges) - 1):
+        edges[i] = torch.maximum(edges[i], torch.nextafter(edges[i - 1], up))
+    for i in range(len(edges) - 2, 0, -1):
+        edges[i] = torch.minimum(edges[i], torch.nextafter(edges[i + 1], down))
+    return edges
+
+
+def _quantile_edges(
+    num_tiers: int,
+    embeddings: Tensor,
+    prototypes: Tensor,
+    weights: Tensor | None,
+    sample: int,
+    seed: int,
+) -> Tensor:
+    num_items = embeddings.shape[0]
+    num_drawn = min(num_items, max(1, math.ceil(sample / max(prototypes.shape[0], 1))))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randperm(num_items, generator=generator)[:num_drawn].to(embeddings.device)
+    similarity = cosines(embeddings[drawn], unit_vectors(prototypes)).cpu()
+    weight = torch.ones(num_drawn) if weights is None else weights[drawn].cpu()
+    weight = weight.to(torch.float64)[:, None].expand(similarity.shape).reshape(-1)
+    ordered, order = similarity.reshape(-1).sort()
+    share = weight[order].cumsum(0)
+    if not float(share[-1]) > 0:
+        raise ValueError("weights must hold a positive number for the sampled items, were all 0")
+    wanted = torch.arange(1, num_tiers, dtype=torch.float64) / num_tiers * share[-1]
+    # the first cosine that has more than the wanted share at or below it opens the next tier
+    at = torch.searchsorted(share, wanted, right=True).clamp_max(len(ordered) - 1)
+    return torch.cat([torch.tensor([-1.0]), ordered[at].to(torch.float32), torch.tensor([1.0])])
+
+
+def tier_edges(
+    kind: EdgeKind,
+    num_tiers: int,
+    embeddings: Tensor | None = None,
+    prototypes: Tensor | None = None,
+    *,
+    weights: Tensor | None = None,
+    sample: int = 2_000_000,
+    seed: int = 0,
+) -> Tensor:
+    """Edges of the tiers: float32 [N+1] on the CPU, strictly increasing from -1 to 1.
+
+    Args:
+        kind: "paper": -1, -0.1, 0, 0.1, 1 (four tiers); "equal": N tiers of one width;
+            "quantile": each tier holds 1/N of the observed (item, code) cosines.
+        num_tiers: N, 1 to 255.
+        embeddings, prototypes: [V, D] and [K, D], for "quantile" only.
+        weights: [V] weight of each item, such as its training events; None: all equal.
+        sample: about this many cosines are looked at, of items drawn without replacement.
+        seed: seed of the draw.
+
+    Raises ValueError for an unknown kind, "paper" with another N than 4, or "quantile" without
+    vectors.
+    """
+    check_num_tiers(num_tiers)
+    if kind == "paper":
+        if num_tiers != 4:
+            raise ValueError(f"num_tiers must be 4 for kind='paper', was {num_tiers}")
+        return torch.tensor(PAPER_EDGES)
+    if kind == "equal":
+        return _increasing(torch.linspace(-1.0, 1.0, num_tiers + 1, dtype=torch.float64))
+    if kind != "quantile":
+        raise ValueError(f"kind must be 'paper', 'equal' or 'quantile', was {kind!r}")
+    if embeddings is None or prototypes is None:
+        raise ValueError("embeddings and prototypes must be given for kind='quantile'")
+    check_vectors(embeddings, prototypes)
+    if embeddings.shape[0] == 0 or prototypes.shape[0] == 0:
+        raise ValueError("embeddings and prototypes must hold at least one row for 'quantile'")
+    if weights is not None:
+        check_tensor("weights", weights, shape=(embeddings.shape[0],), device=embeddings.device)
+        if bool((weights < 0).any()):
+            raise ValueError(f"weights must not be negative, held {weights.min().item()}")
+    edges = _quantile_edges(
+        num_tiers, embeddings.detach(), prototypes.detach(), weights, sample, seed
+    )
+    return _increasing(edges)
+
+
+def tier_occupancy(table: Tensor, num_tiers: int, weights: Tensor | None = None) -> Tensor:
+    """Share of all (item, code) pairs in each tier: float64 [N], summing to 1.
+
+    Args:
+        table: uint8 [V, K] of `tier_table`.
+        num_tiers: N.
+        weights: [V] weight of each item, such as its training events; None: all equal.
+
+    A tier that holds next to nothing, or next to everything, tells a model nothing: choose other
+    edges, or centre the vectors. Raises ValueError for wrong shapes or tiers out of range.
+    """
+    check_num_tiers(num_tiers)
+    check_table(table, num_tiers, table.device)
+    if weights is not None:
+        check_tensor("weights", weights, shape=(table.shape[0],), device=table.device)
+    mass = torch.zeros(num_tiers, dtype=torch.float64, device=table.device)
+    for rows in chunks(table.shape[0], table.shape[1]):
+        part = table[rows]
+        weight = torch.ones(len(part), 1) if weights is None else weights[rows][:, None]
+        weight = weight.to(mass.device, torch.float64).expand(part.shape)
+        mass += torch.bincount(part.reshape(-1), weight.reshape(-1), num_tiers)
+    return mass / mass.sum().clamp_min(torch.finfo(torch.float64).tiny)
+
+
+class SidTier(nn.Module):
+    """The tier token of GLASS (arXiv 2602.05663): MLP of the SID-Tier histogram of a history.
+
+    e = Linear(K*N -> d), ReLU, Dropout, Linear(d -> d). The table, the edges and the prototypes
+    are buffers in the state dict, the same on every backend; a loaded model needs no embeddings.
+
+    Args:
+        num_items: V.
+        num_codes: K, size of the first codebook.
+        num_tiers: N.
+        embedding_dim: D, width of the item vectors behind the prototypes.
+        d_model: width of the token.
+        dropout: dropout rate.
+
+    A new module is empty: call `rebuild` or load a state dict before `forward`.
+    """
+
+    table: Tensor
+    edges: Tensor
+    prototypes: Tensor
+
+    def __init__(
+        self,
+        num_items: int,
+        num_codes: int,
+        num_tiers: int,
+        embedding_dim: int,
+        d_model: int,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_num_tiers(num_tiers)
+        self.num_tiers = num_tiers
+        self.register_buffer("table", torch.zeros(num_items, num_codes, dtype=torch.uint8))
+        self.register_buffer("edges", torch.linspace(-1.0, 1.0, num_tiers + 1))
+        self.register_buffer("prototypes", torch.zeros(num_codes, embedding_dim))
+        self.mlp = nn.Sequential(
+            nn.Linear(num_codes * num_tiers, d_model),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(d_model, d_model),
+        )
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        embeddings: Tensor,
+        sid1: Tensor,
+        num_codes: int,
+        num_tiers: int,
+        d_model: int,
+        *,
+        edges: EdgeKind = "quantile",
+        weights: Tensor | None = None,
+        dropout: float = 0.1,
+    ) -> SidTier:
+        """Module with prototypes, edges and table of `embeddings` [V, D] and `sid1` [V]."""
+        prototypes = sid_prototypes(embeddings, sid1, num_codes)
+        bounds = tier_edges(edges, num_tiers, embeddings, prototypes, weights=weights)
+        num_items, dim = embeddings.shape
+        module = cls(num_items, num_codes, num_tiers, dim, d_model, dropout)
+        module.rebuild(embeddings, prototypes, bounds)
+        return module
+
+    @torch.no_grad()
+    def rebuild(self, embeddings: Tensor, prototypes: Tensor, edges: Tensor) -> None:
+        """Sets prototypes [K, D] and edges [N+1], and rebuilds the table from them."""
+        check_tensor("prototypes", prototypes, shape=self.prototypes.shape, dtypes=FLOATS)
+        check_tensor("edges", edges, shape=self.edges.shape)
+        check_edges(edges, torch.float32, edges.device)
+        check_tensor("embeddings", embeddings, shape=(None, self.prototypes.shape[1]))
+        self.prototypes.copy_(prototypes)
+        self.edges.copy_(edges)
+        self.rebuild_table(embeddings)
+
+    @torch.no_grad()
+    def rebuild_table(self, embeddings: Tensor) -> None:
+        """Rebuilds the table for item vectors [V, D] with the edges and prototypes it has.
+
+        V may differ from before: a catalogue that grew keeps its codes.
+        """
+        self.table = tier_table(embeddings.to(self.prototypes), self.prototypes, self.edges)
+
+    def occupancy(self, weights: Tensor | None = None) -> Tensor:
+        """`tier_occupancy` of the table."""
+        return tier_occupancy(self.table, self.num_tiers, weights)
+
+    def forward(self, item_ids: Tensor, offsets: Tensor) -> Tensor:
+        """Tier token [B, d] of the histories `item_ids` [T], `offsets` int64 [B+1]."""
+        features = sid_tier(item_ids, offsets, self.table, self.num_tiers)
+        weight: Tensor = self.get_parameter("mlp.0.weight")
+        token: Tensor = self.mlp(features.flatten(1).to(weight.dtype))
+        return token

@@ -1,0 +1,68 @@
+"""`python -m glass_kernels.info` and what it knows about a library that is not there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import glass_kernels
+from glass_kernels import info, library
+from glass_kernels.backend import BACKENDS
+
+
+@pytest.fixture
+def _fresh_load():
+    library.load.cache_clear()
+    yield
+    library.load.cache_clear()
+
+
+def test_command_prints_every_op_and_backend() -> None:
+    command = [sys.executable, "-m", "glass_kernels.info"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    for op in info.op_backends():
+        assert any(line.split()[:1] == [op] for line in lines), op
+    for name in BACKENDS:
+        assert any(line.startswith(name) for line in lines), name
+    table = [line for line in lines if line.startswith(("op ", "sid_tier "))]
+    assert table[0].index("reference") == table[1].rindex("yes")  # columns line up
+
+
+def test_every_op_has_a_reference() -> None:
+    for op, backends in info.op_backends().items():
+        assert backends[-1] == "reference", op
+        assert op in glass_kernels.__all__
+
+
+def test_every_public_op_is_a_function_not_a_module() -> None:
+    for op in info.op_backends():
+        assert callable(getattr(glass_kernels, op)), op
+
+
+@pytest.mark.usefixtures("_fresh_load")
+def test_absent_library_says_what_the_build_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    monkeypatch.setattr(library, "BUILD_NOTE", tmp_path / "_build.txt")
+    assert library.load("cpp")[0] is False
+    assert "GLASS_BUILD_CPP=1" in library.load("cpp")[1]
+    library.load.cache_clear()
+    (tmp_path / "_build.txt").write_text("cpp: not built: g++ broke\ncuda: left out\n")
+    assert library.load("cpp") == (False, "not built: g++ broke")
+    assert library.load("cuda") == (False, "left out")
+
+
+@pytest.mark.usefixtures("_fresh_load")
+def test_broken_library_does_not_stop_the_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "_cpp.abi3.so").write_bytes(b"not a library")
+    monkeypatch.setattr(library, "FOLDER", tmp_path)
+    loaded, reason = library.load("cpp")
+    assert not loaded
+    assert "cannot load it" in reason
