@@ -150,8 +150,8 @@ class ModelConfig:
     """Retrieve the history items that share the generated sid_1 and fuse them by a gate."""
     search_max_items: int = 30
     """M: at most this many retrieved items."""
-    search_scope: Literal["long", "all"] = "long"
-    """Search the long history only (the paper) or the short part too."""
+    long_history: Literal["older", "all"] = "older"
+    """What SID-Tier and hard search see: events older than the short history (the paper), or all."""
     num_neighbours: int = 4
     """k: neighbour codes that fill a sparse bucket; 0 turns neighbour augmentation off."""
     search_min_items: int = 10
@@ -194,6 +194,12 @@ class TrainConfig:
     """Largest gradient norm; 0: no clipping."""
     autocast: bool = False
     """bfloat16 autocast."""
+    log_every: int = 50
+    """Steps between rows of the log."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; a killed run repeats at most this many."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
 

@@ -1,0 +1,151 @@
+"""Batches of samples: short history, jagged long history, targets; built by index arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from glass.data import Dataset, Samples
+
+IntArray = np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B histories and their targets. Items are dense ids; -1 pads."""
+
+    rows: Tensor
+    """int64 [B] row of each sample in its `Samples`."""
+    short_items: Tensor
+    """int64 [B, N] newest events, oldest first; N is the longest of the batch."""
+    long_items: Tensor
+    """int64 [T] searched histories, one after another, oldest first."""
+    long_offsets: Tensor
+    """int64 [B+1]"""
+    targets: Tensor
+    """int64 [B, S] items of the target group."""
+    padded: bool
+    """Whether any short history is shorter than N; without padding no mask is needed."""
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in values.items()
+        }
+        return Batch(**moved)
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+def concatenated_ranges(starts: IntArray, lengths: IntArray) -> IntArray:
+    """start, start+1, .. for each (start, length), one after another: int64 [sum(lengths)]."""
+    ends = np.cumsum(lengths)
+    first = np.repeat(starts - (ends - lengths), lengths)
+    index: IntArray = first + np.arange(int(ends[-1]) if len(ends) else 0)
+    return index
+
+
+class Collator:
+    """Turns rows of `Samples` into a `Batch`.
+
+    Args:
+        dataset, samples: where the rows point to.
+        short_length: newest events that form the short history.
+        long_history: "older" than the short history, or "all" events.
+        pad_left: pad the short history on the left, so that its newest event comes last.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        samples: Samples,
+        *,
+        short_length: int,
+        long_history: Literal["older", "all"] = "older",
+        pad_left: bool = True,
+    ) -> None:
+        self.items = dataset.items
+        self.samples = samples
+        self.short_length = short_length
+        self.long_history = long_history
+        self.pad_left = pad_left
+
+    def __call__(
+        self,
+        rows: IntArray,
+        *,
+        max_targets: int | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Batch:
+        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn."""
+        start, end = self.samples.history_start[rows], self.samples.history_end[rows]
+        short = np.minimum(end - start, self.short_length)
+        long_end = end - short if self.long_history == "older" else end
+        long_items = self.items[concatenated_ranges(start, long_end - start)]
+        offsets = np.concatenate(([0], np.cumsum(long_end - start)))
+        return Batch(
+            rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+            short_items=self._short(end, short),
+            long_items=torch.from_numpy(long_items.astype(np.int64)),
+            long_offsets=torch.from_numpy(offsets.astype(np.int64)),
+            targets=self._targets(end, self.samples.target_end[rows], max_targets, rng),
+            padded=bool((short < short.max(initial=0)).any()),
+        )
+
+    def _short(self, end: IntArray, short: IntArray) -> Tensor:
+        column = np.arange(int(short.max(initial=0)))[None, :]
+        offset = column - column.size if self.pad_left else column - short[:, None]
+        keep = offset >= -short[:, None] if self.pad_left else offset < 0
+        items = np.where(keep, self.items[np.where(keep, end[:, None] + offset, 0)], -1)
+        return torch.from_numpy(items.astype(np.int64))
+
+    def _targets(
+        self,
+        end: IntArray,
+        target_end: IntArray,
+        max_targets: int | None,
+        rng: np.random.Generator | None,
+    ) -> Tensor:
+        count = target_end - end
+        column = np.arange(int(count.max(initial=0)))[None, :]
+        keep = column < count[:, None]
+        items = np.where(keep, self.items[np.where(keep, end[:, None] + column, 0)], -1)
+        if max_targets is not None and items.shape[1] > max_targets:
+            assert rng is not None
+            # The smallest of random keys are a uniform draw without replacement.
+            keys = np.where(keep, rng.random(items.shape), 2.0)
+            chosen = np.argsort(keys, axis=1)[:, :max_targets]
+            items = np.take_along_axis(items, chosen, axis=1)
+        return torch.from_numpy(items.astype(np.int64))
+
+
+def epoch_batches(
+    short_lengths: IntArray, batch_size: int, *, seed: int, epoch: int, pool: int = 64
+) -> list[IntArray]:
+    """Rows of every batch of an epoch: shuffled, then sorted by length within pools of batches.
+
+    A function of its arguments alone, so that a resumed run continues with the same batches.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(short_lengths))
+    batches: list[IntArray] = []
+    for first in range(0, len(order), batch_size * pool):
+        part = order[first : first + batch_size * pool]
+        part = part[np.argsort(short_lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def sequential_batches(num_rows: int, batch_size: int) -> Iterator[IntArray]:
+    """Rows in order, for evaluation."""
+    for first in range(0, num_rows, batch_size):
+        yield np.arange(first, min(first + batch_size, num_rows))

@@ -1,0 +1,231 @@
+"""GLASS (arXiv 2602.05663); with both of its modules off it is TIGER (arXiv 2305.05065)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import glass_kernels
+from glass.config import ModelConfig
+from glass.data.batches import Batch
+from glass.models.decoder import Decoder, Memory, Retrieval
+from glass.models.encoder import Encoder
+from glass.models.layers import initialise
+from glass_kernels.modules import HardSearch, SidTier
+from glass_kernels.modules.sid_tier import sid_prototypes, tier_edges
+
+if TYPE_CHECKING:
+    from glass.data import Dataset
+    from glass.sid import SidTable
+
+
+@dataclass(frozen=True)
+class Output:
+    """Of a training forward pass."""
+
+    loss: Tensor
+    """Mean cross-entropy over all levels of all targets: scalar."""
+    correct: Tensor
+    """Teacher-forced hits per level: bool [targets, L]."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What one encoder pass leaves for the decoder."""
+
+    memory: Memory
+    index: glass_kernels.HistoryIndex | None
+    tokens: Tensor | None  # int [T, L] token ids of the searched history
+
+
+class Glass(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="glass-rec",
+    coders={ModelConfig: (asdict, lambda stored: ModelConfig(**stored))},
+):
+    """Encoder-decoder over semantic IDs with SID-Tier token and gated hard search.
+
+    Args:
+        model_config: sizes and switches.
+        codebook_sizes: codes per level.
+        num_items: catalogue size V.
+        vector_dim: width of the item vectors behind SID-Tier's prototypes.
+
+    `from_data` fills in what the data determine: every item's codes, prototypes, tier edges and
+    table, neighbour codes. All of it is in the state dict.
+    """
+
+    codes: Tensor
+    level_start: Tensor
+
+    def __init__(
+        self,
+        model_config: ModelConfig | dict[str, Any],
+        codebook_sizes: tuple[int, ...],
+        num_items: int,
+        vector_dim: int = 1,
+    ) -> None:
+        super().__init__()
+        # The hub mixin gives the JSON of config.json where it cannot see the annotation's type.
+        config = ModelConfig(**model_config) if isinstance(model_config, dict) else model_config
+        self.config = config
+        self.codebook_sizes = tuple(codebook_sizes)
+        start = [0]
+        for size in self.codebook_sizes:
+            start.append(start[-1] + size)
+        self.register_buffer("level_start", torch.tensor(start[:-1]), persistent=False)
+        self.register_buffer(
+            "codes", torch.zeros(num_items, len(self.codebook_sizes), dtype=torch.int32)
+        )
+        self.token_table = nn.Parameter(torch.randn(start[-1], config.d_model))
+        self.bos = nn.Parameter(torch.randn(config.d_model))
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.tier: SidTier | None = None
+        if config.use_sid_tier:
+            self.tier = SidTier(
+                num_items,
+                self.codebook_sizes[0],
+                config.num_tiers,
+                vector_dim,
+                config.d_model,
+                config.dropout,
+            )
+        self.hard_search: HardSearch | None = None
+        if config.use_hard_search:
+            self.hard_search = HardSearch(
+                self.codebook_sizes[0],
+                max_items=config.search_max_items,
+                num_neighbours=config.num_neighbours,
+                min_items=config.search_min_items,
+            )
+            self.retrieved_projection = nn.Linear(config.d_model, config.d_model, bias=False)
+            nn.init.normal_(self.retrieved_projection.weight, std=config.d_model**-0.5)
+        initialise(self, config.d_model)
+
+    @classmethod
+    def from_data(cls, config: ModelConfig, sid_table: SidTable, dataset: Dataset) -> Glass:
+        """A new model for the SIDs and vectors of `sid_table`; fitted on training counts alone.
+
+        Raises:
+            ValueError: the SIDs are of another catalogue than the data set's.
+        """
+        codes = torch.from_numpy(sid_table.codes)
+        if len(codes) != dataset.num_items:
+            raise ValueError(
+                f"sid_table holds {len(codes)} items, data set {dataset.name!r} "
+                f"{dataset.num_items}; build the SIDs again for this data set"
+            )
+        vectors = torch.from_numpy(sid_table.vectors)
+        model = cls(config, tuple(sid_table.codebook_sizes), len(codes), vectors.shape[1])
+        model.codes.copy_(codes)
+        prototypes = sid_prototypes(vectors, codes[:, 0], model.codebook_sizes[0])
+        if model.tier is not None:
+            weights = torch.from_numpy(dataset.train_counts).float()
+            edges = tier_edges(
+                config.tier_edges, config.num_tiers, vectors, prototypes, weights=weights
+            )
+            model.tier.rebuild(vectors, prototypes, edges)
+        if model.hard_search is not None:
+            model.hard_search.set_prototypes(prototypes)
+        return model
+
+    @property
+    def num_levels(self) -> int:
+        """L, the number of codes of a SID."""
+        return len(self.codebook_sizes)
+
+    # --- inputs
+
+    def item_tokens(self, items: Tensor) -> Tensor:
+        """Token ids int64 [..., L] of items [...]; every level has its own range of ids."""
+        return self.codes[items].long() + self.level_start
+
+    def encode(self, batch: Batch) -> Encoded:
+        """One encoder pass and everything that all sets of a user share."""
+        items = batch.short_items.clamp(min=0) if batch.padded else batch.short_items
+        x = F.embedding(self.item_tokens(items), self.token_table).flatten(1, 2)
+        valid = None
+        if batch.padded:
+            valid = (batch.short_items >= 0).repeat_interleave(self.num_levels, dim=1)
+        if self.tier is not None:
+            token = self.tier(batch.long_items, batch.long_offsets)[:, None].to(x.dtype)
+            last = self.config.tier_token_last
+            x = torch.cat((x, token) if last else (token, x), dim=1)
+            if valid is not None:
+                valid = F.pad(valid, (0, 1) if last else (1, 0), value=True)
+        encoded = self.encoder(x, valid)
+        if self.hard_search is None:
+            return Encoded(self.decoder.memory(encoded, valid, None), None, None)
+        table = self.token_table if self.config.train_retrieved else self.token_table.detach()
+        memory = self.decoder.memory(encoded, valid, self.retrieved_projection(table))
+        sid1 = self.codes[batch.long_items, 0]
+        index = self.hard_search.index(sid1, batch.long_offsets)
+        return Encoded(memory, index, self.item_tokens(batch.long_items))
+
+    def retrieve(self, encoded: Encoded, sid1: Tensor) -> Retrieval | None:
+        """History items that share sid1 [B, S] (negative: nothing)."""
+        if self.hard_search is None or encoded.index is None or encoded.tokens is None:
+            return None
+        positions, lengths = self.hard_search.search(encoded.index, sid1)
+        return Retrieval(encoded.tokens, positions, lengths)
+
+    # --- training
+
+    def forward(self, batch: Batch) -> Output:
+        """Teacher-forced loss of all targets of all histories."""
+        encoded = self.encode(batch)
+        present = batch.targets >= 0
+        codes = self.codes[batch.targets.clamp(min=0)].long()
+        retrieval = self.retrieve(encoded, torch.where(present, codes[..., 0], -1))
+        hidden, _ = self.decode(encoded, codes[..., :-1], retrieval)
+        losses, correct = [], []
+        for level in range(self.num_levels):
+            logits = self.level_logits(hidden[..., level, :], level)[present]
+            target = codes[..., level][present]
+            losses.append(F.cross_entropy(logits.float(), target))
+            correct.append(logits.detach().argmax(-1) == target)
+        return Output(torch.stack(losses).mean(), torch.stack(correct, dim=-1))
+
+    # --- decoding
+
+    def decode(
+        self,
+        encoded: Encoded,
+        prefix: Tensor,
+        retrieval: Retrieval | None,
+        past: list[tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Hidden states [B, S, P, C] that predict the levels after `prefix`.
+
+        Without `past`, prefix int [B, S, P-1] holds the first codes and BOS is put before them;
+        with it, prefix [B, S, 1] is the newest code alone.
+        """
+        first = 0 if past is None else past[0][0].shape[2] - 1
+        levels = self.level_start[first : first + prefix.shape[-1]]
+        x = F.embedding(prefix + levels, self.token_table)
+        if past is None:
+            bos = self.bos.expand(*prefix.shape[:-1], 1, -1)
+            x = torch.cat((bos.to(x.dtype), x), dim=-2)
+        has_retrieval = None
+        if retrieval is not None:
+            found = (retrieval.lengths > 0)[..., None].expand(x.shape[:-1])
+            # BOS predicts sid_1, before anything can be searched.
+            after_bos = torch.arange(x.shape[-2], device=x.device) > (0 if past is None else -1)
+            has_retrieval = found & after_bos
+        out: tuple[Tensor, list[tuple[Tensor, Tensor]]] = self.decoder(
+            x, encoded.memory, retrieval, has_retrieval, past
+        )
+        return out
+
+    def level_logits(self, hidden: Tensor, level: int) -> Tensor:
+        """Logits [..., K_level] of the codes of one level alone; the head is the token table."""
+        start = int(sum(self.codebook_sizes[:level]))
+        head = self.token_table[start : start + self.codebook_sizes[level]]
+        return F.linear(hidden * self.config.d_model**-0.5, head)

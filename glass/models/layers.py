@@ -1,0 +1,129 @@
+"""T5-style layers: no linear bias, no 1/sqrt(d) in attention, RMSNorm before each block.
+
+Shapes: B batch, Q queries, N keys, H heads, D head width, C model width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RelativePositionBias(nn.Module):
+    """Learned bias per head and distance bucket (Raffel et al. 2020, section 2.1).
+
+    Half of the buckets hold exact small distances, the rest grow logarithmically up to
+    `max_distance`. One instance is shared by all layers of a stack.
+    """
+
+    def __init__(
+        self, num_heads: int, *, bidirectional: bool, num_buckets: int = 32, max_distance: int = 128
+    ) -> None:
+        super().__init__()
+        self.bidirectional = bidirectional
+        self.num_buckets = num_buckets
+        self.max_distance = max_distance
+        self.weight = nn.Parameter(torch.empty(num_buckets, num_heads))
+
+    def buckets(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
+        """Bucket of every (query, key) pair, int64 [Q, N]; query i stands at position i."""
+        query = torch.arange(num_queries, device=device)[:, None]
+        distance = torch.arange(num_keys, device=device)[None, :] - query
+        count = self.num_buckets
+        base = torch.zeros_like(distance)
+        if self.bidirectional:
+            count //= 2
+            base = (distance > 0).long() * count
+            distance = distance.abs()
+        else:
+            distance = (-distance).clamp(min=0)
+        exact = count // 2
+        ratio = (distance.clamp(min=1).float() / exact).log() / math.log(self.max_distance / exact)
+        far = (exact + (ratio * (count - exact)).long()).clamp(max=count - 1)
+        return base + torch.where(distance < exact, distance, far)
+
+    def forward(self, num_queries: int, num_keys: int, *, first_query: int = 0) -> Tensor:
+        """Bias [1, H, Q - first_query, N] of queries first_query .. Q-1."""
+        index = self.buckets(num_queries, num_keys, self.weight.device)[first_query:]
+        return F.embedding(index, self.weight).permute(2, 0, 1)[None]
+
+
+class Projections(nn.Module):
+    """Query, key, value and output projections of one attention block."""
+
+    def __init__(self, d_model: int, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        inner = num_heads * head_dim
+        self.query = nn.Linear(d_model, inner, bias=False)
+        self.key = nn.Linear(d_model, inner, bias=False)
+        self.value = nn.Linear(d_model, inner, bias=False)
+        self.output = nn.Linear(inner, d_model, bias=False)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[..., H*D] -> [..., H, D]."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim))
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[..., C] -> keys and values [..., H, D]."""
+        return self.split(self.key(x)), self.split(self.value(x))
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with an additive bias; keys and values of earlier positions may be given."""
+
+    def __init__(self, d_model: int, num_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.proj = Projections(d_model, num_heads, head_dim)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """x [B, Q, C], bias broadcastable to [B, H, Q, N] -> output [B, Q, C], (keys, values).
+
+        The keys and values returned are [B, H, N, D] and include `past`.
+        """
+        query = self.proj.split(self.proj.query(x)).transpose(1, 2)
+        key, value = (part.transpose(1, 2) for part in self.proj.keys_values(x))
+        if past is not None:
+            key = torch.cat((past[0], key), dim=2)
+            value = torch.cat((past[1], value), dim=2)
+        out = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=bias.to(query.dtype), scale=1.0
+        )
+        return self.proj.output(out.transpose(1, 2).flatten(2)), (key, value)
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, dropout, Linear; no bias."""
+
+    def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., C] -> [..., C]."""
+        hidden: Tensor = self.down(self.dropout(F.relu(self.up(x))))
+        return hidden
+
+
+def initialise(module: nn.Module, d_model: int) -> None:
+    """T5's initialisation: variances that make attention logits O(1) without 1/sqrt(d)."""
+    for child in module.modules():
+        if isinstance(child, Projections):
+            inner = child.num_heads * child.head_dim
+            nn.init.normal_(child.query.weight, std=(d_model * child.head_dim) ** -0.5)
+            nn.init.normal_(child.key.weight, std=d_model**-0.5)
+            nn.init.normal_(child.value.weight, std=d_model**-0.5)
+            nn.init.normal_(child.output.weight, std=inner**-0.5)
+        elif isinstance(child, FeedForward):
+            nn.init.normal_(child.up.weight, std=d_model**-0.5)
+            nn.init.normal_(child.down.weight, std=child.down.in_features**-0.5)
+        elif isinstance(child, RelativePositionBias):
+            nn.init.normal_(child.weight, std=d_model**-0.5)

@@ -1,0 +1,237 @@
+"""Training loop: early stopping, full resume, identical results after an interruption."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from glass.config import TrainConfig
+from glass.data import Samples
+from glass.data.batches import Collator, epoch_batches
+from glass.models import Glass
+from glass.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from glass.training.log import MetricLog, Row
+
+METRIC = "ndcg@20"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished training left."""
+
+    best_step: int
+    best: float
+    """Validation NDCG@20 of the weights that the model holds now."""
+    steps: int
+    history: list[Row]
+
+
+def learning_rate(config: TrainConfig, step: int, total: int) -> float:
+    """Learning rate of step 1..total."""
+    warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return config.learning_rate * warm
+    decay = 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
+    return config.learning_rate * warm * decay
+
+
+class _Trainer:
+    """State of one training run; `state()` and `restore()` are exact inverses."""
+
+    def __init__(
+        self, model: Glass, samples: Samples, collate: Collator, config: TrainConfig
+    ) -> None:
+        self.model, self.collate, self.config = model, collate, config
+        self.lengths = np.minimum(
+            samples.history_end - samples.history_start, model.config.short_length
+        )
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.per_epoch = math.ceil(len(self.lengths) / config.batch_size)
+        self.total = max(1, round(config.max_epochs * self.per_epoch))
+        self.every = max(1, round(config.eval_every * self.per_epoch))
+        self.device = model.token_table.device
+        self.step = 0
+        self.best, self.best_step, self.bad = -math.inf, 0, 0
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.correct = torch.zeros(model.num_levels, dtype=torch.float64)
+        self.targets = 0
+        self.since = 0
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+
+    def rows(self) -> np.ndarray:
+        """Rows of the next step's batch: a function of seed and step alone."""
+        epoch, position = divmod(self.step, self.per_epoch)
+        if self._epoch[0] != epoch:
+            batches = epoch_batches(
+                self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch
+            )
+            self._epoch = (epoch, batches)
+        return self._epoch[1][position]
+
+    def train_step(self) -> None:
+        rng = np.random.default_rng([self.config.seed, 1, self.step])
+        batch = self.collate(self.rows(), max_targets=self.config.max_targets, rng=rng)
+        self.step += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, self.step, self.total)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
+            output = self.model(batch.to(self.device))
+        self.optimizer.zero_grad()
+        output.loss.backward()
+        if self.config.grad_clip > 0:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.loss_sum += output.loss.detach().double().cpu()
+        self.correct += output.correct.sum(0).double().cpu()
+        self.targets += output.correct.shape[0]
+        self.since += 1
+
+    def averages(self) -> Row:
+        """Mean loss and per-level accuracy since the last call."""
+        row: Row = {
+            "step": self.step,
+            "epoch": round(self.step / self.per_epoch, 4),
+            "loss": float(self.loss_sum / max(self.since, 1)),
+        }
+        for level, hits in enumerate(self.correct.tolist(), start=1):
+            row[f"acc_{level}"] = hits / max(self.targets, 1)
+        self.loss_sum.zero_()
+        self.correct.zero_()
+        self.targets = self.since = 0
+        return row
+
+    def state(self, made_with: str) -> dict[str, Any]:
+        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        return {
+            "fingerprint": made_with,
+            "step": self.step,
+            "best": [self.best, self.best_step, self.bad],
+            "sums": [self.loss_sum, self.correct, self.targets, self.since],
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step = state["step"]
+        self.best, self.best_step, self.bad = state["best"]
+        self.loss_sum, self.correct, self.targets, self.since = state["sums"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+
+
+def train(
+    model: Glass,
+    samples: Samples,
+    collate: Collator,
+    validate: Callable[[Glass], dict[str, float]],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    name: str = "glass",
+    log_folder: Path | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Trains until `max_epochs` or `patience` validations without a better NDCG@20.
+
+    Called again after an interruption it continues from the last checkpoint in `folder` and, on
+    CPU, ends with the same weights as an uninterrupted run. The model holds the best weights at
+    the end.
+
+    Args:
+        model: initialised from `config.seed` by the caller, on its device.
+        samples, collate: training samples.
+        validate: model -> metrics with "ndcg@20".
+        folder: for `checkpoint.pt` and `best.safetensors`.
+        name: shown in the progress bar, and name of the log files.
+        log_folder: where the logs go; `folder` if not given.
+
+    Raises:
+        ValueError: no training samples, or a loss that is not finite (with the remedy).
+    """
+    if not len(samples.users):
+        raise ValueError("samples: the training split has no group with a history to train on")
+    folder.mkdir(parents=True, exist_ok=True)
+    made_with = fingerprint(
+        model.config, asdict(config), model.codebook_sizes, len(samples.users), name
+    )
+    trainer = _Trainer(model, samples, collate, config)
+    state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)
+    if state is not None:
+        trainer.restore(state)
+    log = MetricLog(
+        log_folder or folder, name, resume_step=trainer.step, tensorboard=config.tensorboard
+    )
+    model.train()
+    bar = tqdm(
+        total=trainer.total,
+        initial=trainer.step,
+        desc=f"train {name}",
+        unit="step",
+        disable=not progress,
+        mininterval=1.0,
+    )
+    while trainer.step < trainer.total and trainer.bad < config.patience:
+        trainer.train_step()
+        bar.update()
+        last = trainer.step == trainer.total
+        if trainer.step % trainer.every == 0 or last:
+            row = _validated(trainer, validate, folder)
+            log.write(row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", ndcg20=f"{row['valid_' + METRIC]:.4f}")
+        elif trainer.step % config.log_every == 0:
+            row = _finite(trainer.averages(), name)
+            log.write(row)
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+        if last or trainer.step % config.checkpoint_every == 0 or trainer.bad >= config.patience:
+            save_checkpoint(folder / "checkpoint.pt", trainer.state(made_with))
+    bar.close()
+    log.close()
+    model.load_state_dict(load_file(folder / "best.safetensors"))
+    model.eval()
+    return TrainResult(trainer.best_step, trainer.best, trainer.step, log.rows)
+
+
+def _finite(row: Row, name: str) -> Row:
+    if not math.isfinite(row["loss"]):
+        raise ValueError(
+            f"train {name}: the loss is {row['loss']} at step {row['step']}; lower "
+            "train.learning_rate or set train.grad_clip, then start again"
+        )
+    return row
+
+
+def _validated(
+    trainer: _Trainer, validate: Callable[[Glass], dict[str, float]], folder: Path
+) -> Row:
+    row = _finite(trainer.averages(), "model")
+    scores = validate(trainer.model)
+    row.update({f"valid_{key}": value for key, value in scores.items()})
+    if scores[METRIC] > trainer.best:
+        trainer.best, trainer.best_step, trainer.bad = scores[METRIC], trainer.step, 0
+        _save_weights(folder / "best.safetensors", trainer.model.state_dict())
+    else:
+        trainer.bad += 1
+    return row
+
+
+def _save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+    os.replace(temporary, path)

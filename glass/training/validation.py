@@ -1,0 +1,96 @@
+"""Validation by beam search: SID-level NDCG@20 on a fixed draw of validation samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from glass.config import EvalConfig, ModelConfig
+from glass.data import Dataset, Samples
+from glass.data.batches import Collator, sequential_batches
+from glass.evaluation import SidCatalogue, Targets, rank_metrics
+from glass.generation import generate
+from glass.models import Glass
+from glass_kernels import SidTrie
+
+
+def take(samples: Samples, rows: np.ndarray) -> Samples:
+    """The given rows of `samples`."""
+    return Samples(
+        users=samples.users[rows],
+        history_start=samples.history_start[rows],
+        history_end=samples.history_end[rows],
+        target_end=samples.target_end[rows],
+    )
+
+
+class Validator:
+    """Scores a model on at most `num_groups` samples of a split, drawn once by `seed`.
+
+    Args:
+        dataset: events.
+        split: "valid" for early stopping.
+        model_config: history lengths.
+        eval_config: beam width, batch size, cut-offs.
+        num_groups: samples drawn; 0: all.
+        catalogue, trie: the catalogue's SIDs.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str,
+        model_config: ModelConfig,
+        eval_config: EvalConfig,
+        *,
+        num_groups: int,
+        catalogue: SidCatalogue,
+        trie: SidTrie,
+        seed: int = 0,
+    ) -> None:
+        samples = dataset.samples(split)
+        if not len(samples.users):
+            raise ValueError(
+                f"the {split} split of data set {dataset.name!r} has no sample with a history; "
+                "raise data.num_valid_events or data.valid_share"
+            )
+        if 0 < num_groups < len(samples.users):
+            rng = np.random.default_rng(seed)
+            rows = np.sort(rng.choice(len(samples.users), num_groups, replace=False))
+            samples = take(samples, rows)
+        self.samples = samples
+        self.targets = Targets.from_samples(dataset, samples)
+        self.catalogue = catalogue
+        self.trie = trie
+        self.config = eval_config
+        self.collate = Collator(
+            dataset,
+            samples,
+            short_length=model_config.short_length,
+            long_history=model_config.long_history,
+            pad_left=model_config.tier_token_last,
+        )
+
+    def rank(self, model: Glass) -> np.ndarray:
+        """SID indices int64 [samples, W], best first; -1 where a beam is no SID of the catalogue."""
+        training = model.training
+        model.eval()
+        device = model.token_table.device
+        ranked = []
+        for rows in sequential_batches(len(self.samples.users), self.config.batch_size):
+            beams = generate(
+                model,
+                self.collate(rows).to(device),
+                self.trie,
+                beam_width=self.config.beam_width,
+                constrained=self.config.constrained,
+            )
+            ranked.append(self.catalogue.lookup(beams.codes.cpu().numpy()))
+        model.train(training)
+        return np.concatenate(ranked)
+
+    @torch.no_grad()
+    def __call__(self, model: Glass) -> dict[str, float]:
+        """Means of all metrics over the targets."""
+        metrics = rank_metrics(self.rank(model), self.targets, self.catalogue, self.config.ks)
+        return metrics.summary()
