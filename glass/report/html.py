@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from glass.report import figures, figures_data, tables
+from glass.report import figures, figures_data, tables, tables_data
 from glass.report.input import ReportInput
 from glass.report.text import (
     as_number,
@@ -95,7 +95,9 @@ def _context(run: ReportInput) -> dict[str, Any]:
     metrics = run.metrics
     metric = primary_metric(metrics) or "ndcg@10"
     found = tables.comparisons(metrics)
-    item_metric = f"item_{metric}"
+    hit_metric, item_metric = metric.replace("ndcg", "hit"), f"item_{metric}"
+    shown = (metric, item_metric, hit_metric, f"item_{hit_metric}")
+    main = sorted((c for c in found if c.metric in shown), key=lambda c: shown.index(c.metric))
     generation = {s: lookup(v, "generation") or {} for s, v in _systems(metrics).items()}
     levels = run.sid_health.get("levels")
     return {
@@ -105,28 +107,34 @@ def _context(run: ReportInput) -> dict[str, Any]:
         "tiles": _tiles(run, metric),
         "summary": _summary(run),
         "metric_tables": [tables.metric_table(metrics, item_level) for item_level in (False, True)],
-        "difference_table": tables.difference_table(found),
+        "difference_table": tables.difference_table(main, "Paired differences over users"),
+        "more_differences": tables.difference_table(
+            [c for c in found if c not in main], "Paired differences, all other metrics"
+        ),
         "forests": [figures.forest(found, name) for name in (metric, item_metric)],
-        "subset_table": tables.subset_table(metrics, (metric, metric.replace("ndcg", "hit"))),
+        "subset_table": tables.subset_table(metrics, (metric, hit_metric)),
         "targets": {k: lookup(metrics, "counts", k) for k in ("repeat", "first_time")},
         "history_figure": figures.by_history(run.by_history),
         "generation_table": tables.generation_table(metrics),
         "crp_figure": figures.rank_progression(generation),
         "gate_figure": figures.gate_by_length(run.gates),
         "gate_trends": figures.gate_trends(run.gates),
-        "training_table": tables.training_table(run.training_logs, _VALID),
+        "training_table": tables_data.training_table(run.training_logs, _VALID),
         "loss_figure": figures.training(run.training_logs, "loss", "Training loss"),
         "valid_figure": figures.training(run.training_logs, _VALID, "Validation NDCG@20"),
-        "data_facts": tables.facts(run.data_card, ("sources", "name", "licence")),
+        "data_facts": tables_data.data_facts(run.data_card),
+        "split_table": tables_data.split_table(run.data_card),
         "sources": _sources(run.data_card.get("sources")),
-        "level_table": tables.level_table(run.sid_health),
-        "sid_facts": tables.facts(run.sid_health, ("levels", "bucket_sizes")),
+        "level_table": tables_data.level_table(run.sid_health),
+        "sid_facts": tables_data.facts(
+            run.sid_health, ("levels", "bucket_sizes", "relative_error")
+        ),
         "usage_figure": figures_data.code_usage(levels if isinstance(levels, list | tuple) else ()),
         "bucket_figure": figures_data.bucket_sizes(run.sid_health.get("bucket_sizes")),
         "tier_figure": figures_data.tier_occupancy(run.tier_occupancy, run.tier_edges),
         "tier_note": _tier_note(run),
-        "step_table": tables.step_table(run.steps),
-        "environment_facts": tables.facts(run.environment),
+        "step_table": tables_data.step_table(run.steps),
+        "environment_facts": tables_data.facts(run.environment),
     }
 
 

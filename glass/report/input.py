@@ -70,12 +70,11 @@ class ReportInput:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     """`metrics.json`: `systems`, `differences`, `counts`."""
     data_card: Mapping[str, Any] = field(default_factory=dict)
-    """`name`, `users`, `items`, `events`, `history_length` {mean, p50, p90, max}, `split`,
-    `dropped`, `malformed`, `sources` [{file, sha256}], `licence`;
-    further entries are listed too."""
+    """`glass.data.describe`: `name`, `users`, `items`, `events`, `splits`, `dropped`, `malformed`,
+    `sources` [{file, sha256}]; add `licence`. Further entries are listed too."""
     sid_health: Mapping[str, Any] = field(default_factory=dict)
-    """`levels` [{size, used, dead, perplexity, counts?}], `items`, `distinct_sids`,
-    `collision_rate`, `bucket_sizes` {label: sizes}; further numbers are listed too."""
+    """`sid_health_facts(glass.sid.describe(...))`: `levels` [{size, used, dead, perplexity,
+    counts}], `bucket_sizes` {label: sizes}, `relative_error`; further numbers are listed too."""
     tier_occupancy: Sequence[float] = ()
     """Share of the training cosines in each tier, lowest tier first."""
     tier_edges: Sequence[float] = ()

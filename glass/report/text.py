@@ -170,7 +170,7 @@ def key_label(key: object) -> str:
     """A dictionary key as words: `num_users` -> `Num users`, `p50` -> `Median`."""
     text = clean(key, 60)
     known = {"p50": "Median", "p90": "90th percentile", "p99": "99th percentile"}
-    known |= {"p10": "10th percentile", "valid": "Validation", "mean": "Mean", "max": "Longest"}
+    known |= {"p10": "10th percentile", "valid": "Validation", "mean": "Mean", "max": "Maximum"}
     if text in known:
         return known[text]
     words = re.sub(r"\bsid(s?)\b", r"SID\1", text.replace("_", " ").replace("sha256", "SHA-256"))
