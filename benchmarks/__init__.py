@@ -1,0 +1,1 @@
+"""Benchmarks: each verifies against the reference, then times. `python -m benchmarks`."""

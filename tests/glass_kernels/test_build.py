@@ -1,0 +1,103 @@
+"""setup.py: what it builds, leaves out and refuses, run on a copy of the build files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in FILES:
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    for package in ("glass", "glass_kernels"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    return tmp_path
+
+
+def build(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GLASS_")}
+    return subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=checkout,
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def note(checkout: Path) -> str:
+    return (checkout / "glass_kernels" / "_build.txt").read_text()
+
+
+NO_COMPILER = {"CC": "false", "CXX": "false"}
+
+
+def test_failing_compiler_is_a_note_by_default(checkout: Path) -> None:
+    done = build(checkout, **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert "the cpp operators are left out" in done.stderr
+    assert "cpp: not built: " in note(checkout)
+    assert "install a C++20 compiler" in note(checkout)
+    assert not list(checkout.glob("glass_kernels/_cpp*"))
+
+
+def test_failing_compiler_is_an_error_on_request(checkout: Path) -> None:
+    done = build(checkout, GLASS_BUILD_CPP="1", **NO_COMPILER)
+    assert done.returncode != 0
+    assert "GLASS_BUILD_CPP=1 failed: " in done.stderr
+    assert "install a C++20 compiler" in done.stderr
+
+
+def test_left_out_on_request(checkout: Path) -> None:
+    done = build(checkout, GLASS_BUILD_CPP="0", **NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert "left out" not in done.stderr
+
+
+def test_no_cuda_sources(checkout: Path) -> None:
+    shutil.rmtree(checkout / "csrc" / "cuda", ignore_errors=True)
+    done = build(checkout, GLASS_BUILD_CPP="0", GLASS_BUILD_CUDA="1")
+    assert done.returncode != 0
+    assert "GLASS_BUILD_CUDA=1 cannot be done: this version has no CUDA sources" in done.stderr
+
+
+def test_cuda_without_nvcc(checkout: Path) -> None:
+    (checkout / "csrc" / "cuda").mkdir(exist_ok=True)
+    (checkout / "csrc" / "cuda" / "op.cu").touch()
+    nowhere = {"CUDA_HOME": str(checkout), "PATH": str(checkout)}
+    done = build(checkout, GLASS_BUILD_CPP="0", GLASS_BUILD_CUDA="1", **nowhere)
+    assert done.returncode != 0
+    assert "set CUDA_HOME" in done.stderr
+
+
+def test_misspelt_mode(checkout: Path) -> None:
+    done = build(checkout, GLASS_BUILD_CPP="yes")
+    assert done.returncode != 0
+    assert "GLASS_BUILD_CPP is 'yes'; it must be auto, 0 or 1" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+def test_compiler_builds_the_library(checkout: Path) -> None:
+    done = build(checkout, GLASS_BUILD_CPP="1")
+    assert done.returncode == 0, done.stderr
+    assert "cpp: built\n" in note(checkout)
+    assert [path.name for path in checkout.glob("glass_kernels/_cpp*")] == ["_cpp.abi3.so"]
+
+
+def test_version_is_the_same_everywhere() -> None:
+    import glass_kernels
+
+    assert f'version = "{glass_kernels.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"version: {glass_kernels.__version__}\n" in (ROOT / "CITATION.cff").read_text()
