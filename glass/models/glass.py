@@ -32,6 +32,8 @@ class Output:
     """Mean cross-entropy over all levels of all targets: scalar."""
     correct: Tensor
     """Teacher-forced hits per level: bool [targets, L]."""
+    retrieved: Tensor | None
+    """Items that the hard search found: int32 [B, S]; None without it."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,8 @@ class Glass(
             target = codes[..., level][present]
             losses.append(F.cross_entropy(logits.float(), target))
             correct.append(logits.detach().argmax(-1) == target)
-        return Output(torch.stack(losses).mean(), torch.stack(correct, dim=-1))
+        retrieved = None if retrieval is None else retrieval.lengths
+        return Output(torch.stack(losses).mean(), torch.stack(correct, dim=-1), retrieved)
 
     # --- decoding
 

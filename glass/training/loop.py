@@ -146,6 +146,7 @@ def train(
     *,
     name: str = "glass",
     log_folder: Path | None = None,
+    data_fingerprint: str = "",
     progress: bool = True,
 ) -> TrainResult:
     """Trains until `max_epochs` or `patience` validations without a better NDCG@20.
@@ -161,6 +162,7 @@ def train(
         folder: for `checkpoint.pt` and `best.safetensors`.
         name: shown in the progress bar, and name of the log files.
         log_folder: where the logs go; `folder` if not given.
+        data_fingerprint: identifies data and SIDs; a checkpoint made with others is not used.
 
     Raises:
         ValueError: no training samples, or a loss that is not finite (with the remedy).
@@ -169,7 +171,7 @@ def train(
         raise ValueError("samples: the training split has no group with a history to train on")
     folder.mkdir(parents=True, exist_ok=True)
     made_with = fingerprint(
-        model.config, asdict(config), model.codebook_sizes, len(samples.users), name
+        model.config, asdict(config), model.codebook_sizes, len(samples.users), name, data_fingerprint
     )
     trainer = _Trainer(model, samples, collate, config)
     state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)

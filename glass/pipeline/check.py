@@ -1,0 +1,79 @@
+"""Refuses settings that cannot work before any time is spent on them."""
+
+from __future__ import annotations
+
+from glass.config import EvalConfig, ModelConfig, RunConfig, TrainConfig
+from glass.data.prepare import check_config as check_data_config
+
+BASELINES = ("popularity", "own_frequency", "recent_frequency", "item_knn")
+NEURAL = ("tiger", "glass")
+SYSTEMS = (*BASELINES, *NEURAL)
+
+
+def _require(good: bool, field: str, value: object, wanted: str) -> None:
+    if not good:
+        raise ValueError(f"{field} is {value!r}; it must be {wanted}")
+
+
+def check_config(config: RunConfig) -> None:
+    """Raises ValueError naming the first field that cannot work, and what it must be."""
+    _require(
+        bool(config.name) and config.name not in (".", "..", "latest") and "/" not in config.name,
+        "name",
+        config.name,
+        "a folder name other than 'latest'",
+    )
+    for system in config.systems:
+        _require(system in SYSTEMS, "systems", system, f"one of {', '.join(SYSTEMS)}")
+    _require(bool(config.systems), "systems", config.systems, "at least one system")
+    check_data_config(config.data)
+    _check_model(config.model)
+    _check_train(config.train)
+    _check_eval(config.eval)
+
+
+def _check_model(model: ModelConfig) -> None:
+    for field in ("d_model", "num_heads", "head_dim", "d_ff", "short_length", "search_max_items"):
+        _require(getattr(model, field) >= 1, f"model.{field}", getattr(model, field), "at least 1")
+    for field in ("num_encoder_layers", "num_decoder_layers"):
+        _require(getattr(model, field) >= 1, f"model.{field}", getattr(model, field), "at least 1")
+    for field in ("num_neighbours", "search_min_items"):
+        _require(getattr(model, field) >= 0, f"model.{field}", getattr(model, field), "at least 0")
+    _require(0 <= model.dropout < 1, "model.dropout", model.dropout, "in [0, 1)")
+    _require(0 <= model.fixed_gate <= 1, "model.fixed_gate", model.fixed_gate, "in [0, 1]")
+    _require(1 <= model.num_tiers <= 255, "model.num_tiers", model.num_tiers, "in [1, 255]")
+    _require(
+        model.tier_edges != "paper" or model.num_tiers == 4,
+        "model.num_tiers",
+        model.num_tiers,
+        "4 with model.tier_edges=paper",
+    )
+
+
+def _check_train(train: TrainConfig) -> None:
+    for field in ("batch_size", "max_targets", "patience", "log_every", "checkpoint_every"):
+        _require(getattr(train, field) >= 1, f"train.{field}", getattr(train, field), "at least 1")
+    for field in ("learning_rate", "max_epochs", "eval_every"):
+        _require(getattr(train, field) > 0, f"train.{field}", getattr(train, field), "above 0")
+    for field in ("weight_decay", "warmup_steps", "num_valid_groups", "grad_clip"):
+        _require(getattr(train, field) >= 0, f"train.{field}", getattr(train, field), "at least 0")
+
+
+def _check_eval(evaluation: EvalConfig) -> None:
+    _require(
+        bool(evaluation.ks) and min(evaluation.ks) >= 1,
+        "eval.ks",
+        evaluation.ks,
+        "cut-offs of at least 1",
+    )
+    _require(20 in evaluation.ks, "eval.ks", evaluation.ks, "with 20, which early stopping needs")
+    _require(
+        evaluation.beam_width >= max(evaluation.ks),
+        "eval.beam_width",
+        evaluation.beam_width,
+        f"at least the largest cut-off, {max(evaluation.ks)}",
+    )
+    for field in ("batch_size", "knn_neighbours"):
+        value = getattr(evaluation, field)
+        _require(value >= 1, f"eval.{field}", value, "at least 1")
+    _require(evaluation.bootstrap >= 0, "eval.bootstrap", evaluation.bootstrap, "at least 0")

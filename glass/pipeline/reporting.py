@@ -1,0 +1,86 @@
+"""Gathers what the steps left into the report and the terminal summary."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from glass.pipeline.examples import example_users
+from glass.pipeline.neural import load_system
+from glass.report import ReportInput, print_summary, sid_health_facts, write_report
+from glass.training.log import read_rows
+
+if TYPE_CHECKING:
+    from glass.pipeline.run import Run
+
+
+def report_input(run: Run) -> ReportInput:
+    """Everything the report shows."""
+    metrics = run.metrics()
+    occupancy, edges = _tiers(run)
+    logs = {
+        system: read_rows(run.folder / "logs" / f"{system}.jsonl") for system in run.neural_systems
+    }
+    return ReportInput(
+        name=run.config.name,
+        folder=run.folder,
+        metrics=metrics,
+        data_card=run.data_card,
+        sid_health=sid_health_facts(run.sid_health),
+        tier_occupancy=occupancy,
+        tier_edges=edges,
+        training_logs=logs,
+        gates=metrics.get("gates", {}),
+        by_history=metrics.get("by_history", {}),
+        examples=example_users(run, run.config.num_example_users),
+        steps=run.clock.steps(),
+        config_yaml=run.config_yaml(),
+        environment=environment(),
+        created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def write_run_report(run: Run) -> Path:
+    """`report.html` of an evaluated run."""
+    return write_report(report_input(run))
+
+
+def print_run_summary(run: Run, report: Path) -> None:
+    """Verdict, tables and sample users on the terminal."""
+    print_summary(report_input(run), report=report, metrics=run.folder / "metrics.json")
+
+
+def _tiers(run: Run) -> tuple[list[float], list[float]]:
+    """Tier occupancy, weighted by training events, and the edges of the trained GLASS."""
+    if "glass" not in run.config.systems:
+        return [], []
+    model, _, _ = load_system(run.folder / "glass")
+    if model.tier is None:
+        return [], []
+    weights = torch.from_numpy(run.dataset.train_counts).float().to(model.token_table.device)
+    return model.tier.occupancy(weights).tolist(), model.tier.edges.tolist()
+
+
+def environment() -> dict[str, Any]:
+    """Machine and versions behind the figures."""
+    versions = {}
+    for package in ("glass-rec", "torch", "triton", "numpy", "polars", "faiss-cpu"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "command": "glass " + " ".join(sys.argv[1:]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, GPU: {gpu}",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }

@@ -1,0 +1,275 @@
+"""One run: its folder, its steps and their results. Every step can be repeated and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from glass.config import RunConfig
+from glass.data import Dataset, Samples, describe, prepare
+from glass.evaluation import (
+    RankMetrics,
+    SidCatalogue,
+    SystemRanking,
+    Targets,
+    build_metrics,
+    by_history_length,
+    choose_half_life,
+    generation_diagnostics,
+    rank_item_knn,
+    rank_metrics,
+    rank_own_frequency,
+    rank_popularity,
+    rank_recent_frequency,
+    read_predictions,
+    write_json_atomic,
+    write_predictions,
+)
+from glass.pipeline.check import NEURAL, check_config
+from glass.pipeline.clock import StepClock
+from glass.pipeline.diagnose import diagnose
+from glass.pipeline.neural import decode_samples, load_system, train_system
+from glass.sid import SidHealth, SidTable
+from glass.sid import build as build_sids
+from glass.sid import describe as describe_sids
+
+
+class Run:
+    """Steps of `glass run`, over the folder `<output>/<name>`.
+
+    Args:
+        config: checked at once, before any work.
+        progress: show progress bars.
+
+    Raises:
+        ValueError: a setting that cannot work; the message names it.
+    """
+
+    def __init__(self, config: RunConfig, *, progress: bool = True) -> None:
+        check_config(config)
+        self.config = config
+        self.progress = progress
+        self.folder = Path(config.output) / config.name
+        self.clock = StepClock(self.folder / "steps.json")
+
+    # --- data and semantic IDs
+
+    def start(self) -> None:
+        """Creates the folder, writes `config.yaml`, and points `latest` to it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "config.yaml"
+        temporary = path.with_suffix(".yaml.tmp")
+        temporary.write_text(self.config_yaml())
+        os.replace(temporary, path)
+        link = self.folder.parent / "latest"
+        fresh = link.with_name(f"latest.tmp-{os.getpid()}")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.folder.name)
+        os.replace(fresh, link)
+
+    def config_yaml(self) -> str:
+        """The settings as YAML that the commands read back."""
+        plain = json.loads(json.dumps(asdict(self.config)))
+        return yaml.safe_dump(plain, sort_keys=False)
+
+    def prepare_data(self, *, force: bool = False) -> Path:
+        """Reads, filters and splits the data unless that is done already."""
+        with self.clock.step("prepare data", worked=force or not self._data_folder.exists()):
+            folder = prepare(self.config.data, force=force)
+        self.__dict__.pop("dataset", None)
+        return folder
+
+    @property
+    def _data_folder(self) -> Path:
+        return Path(self.config.data.folder) / self.config.data.name
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The prepared data set; prepared now if it is not yet."""
+        return Dataset.load(prepare(self.config.data))
+
+    def build_sids(self) -> SidTable:
+        """Item vectors and semantic IDs, unless they are there already."""
+        folder = self.folder / "sid"
+        with self.clock.step("semantic IDs", worked=not folder.exists()):
+            table = build_sids(self.config.sid, self.dataset, folder)
+        self.__dict__["sid_table"] = table
+        return table
+
+    @cached_property
+    def sid_table(self) -> SidTable:
+        """SIDs of the run; built now if they are not yet."""
+        return build_sids(self.config.sid, self.dataset, self.folder / "sid")
+
+    @cached_property
+    def sid_health(self) -> SidHealth:
+        """Usage, collisions and bucket sizes."""
+        return describe_sids(self.sid_table, self.dataset)
+
+    @cached_property
+    def data_card(self) -> dict[str, Any]:
+        """Counts of the data set."""
+        return describe(self.dataset)
+
+    @cached_property
+    def catalogue(self) -> SidCatalogue:
+        """Items of each SID."""
+        return SidCatalogue(self.sid_table.codes)
+
+    @cached_property
+    def samples(self) -> Samples:
+        """Test samples."""
+        return self.dataset.samples("test")
+
+    @cached_property
+    def targets(self) -> Targets:
+        """Test targets."""
+        return Targets.from_samples(self.dataset, self.samples)
+
+    # --- systems
+
+    @property
+    def neural_systems(self) -> list[str]:
+        """Systems that are trained."""
+        return [system for system in self.config.systems if system in NEURAL]
+
+    def train(self) -> None:
+        """Trains every neural system of the run; what is finished is not trained again."""
+        table = self.sid_table
+        for system in self.neural_systems:
+            done = (self.folder / system / "model.safetensors").exists()
+            with self.clock.step(f"train {system}", worked=not done):
+                train_system(
+                    system, self.config, self.dataset, table, self.folder, progress=self.progress
+                )
+
+    def evaluate(self) -> dict[str, Any]:
+        """Ranks the test split with every system; writes predictions and `metrics.json`."""
+        config = self.config
+        metrics: dict[str, RankMetrics] = {}
+        generation: dict[str, dict[str, float]] = {}
+        for system in config.systems:
+            with self.clock.step(f"evaluate {system}"):
+                if system in NEURAL:
+                    metrics[system], generation[system] = self._evaluate_neural(system)
+                else:
+                    metrics[system] = self._evaluate_baseline(system)
+        with self.clock.step("metrics"):
+            result = build_metrics(
+                metrics,
+                self.targets,
+                num_samples=len(self.samples),
+                resamples=config.eval.bootstrap,
+                seed=config.eval.seed,
+                generation=generation,
+            )
+            result["by_history"] = by_history_length(
+                metrics,
+                self.targets,
+                f"ndcg@{10 if 10 in config.eval.ks else max(config.eval.ks)}",
+                resamples=config.eval.bootstrap,
+                seed=config.eval.seed,
+            )
+            result["gates"] = self._gates
+            write_json_atomic(self.folder / "metrics.json", result)
+        return result
+
+    def _evaluate_neural(self, system: str) -> tuple[RankMetrics, dict[str, float]]:
+        model, table, trie = load_system(self.folder / system)
+        if not np.array_equal(table.codes, self.sid_table.codes):
+            raise ValueError(
+                f"{self.folder / system} was trained on other SIDs than {self.folder / 'sid'}; "
+                "train it again"
+            )
+        decoded = decode_samples(
+            model,
+            trie,
+            self.dataset,
+            self.samples,
+            self.config,
+            name=system,
+            progress=self.progress,
+        )
+        ranked = self.catalogue.lookup(decoded.codes)
+        diagnosis = diagnose(model, self.dataset, self.samples, self.config.eval.batch_size)
+        numbers = generation_diagnostics(
+            decoded.codes, self.targets, self.catalogue, decoded.prefixes
+        )
+        if diagnosis.gates:
+            self._gates[system] = diagnosis.gates
+        self._write(system, ranked, scores=decoded.scores)
+        metrics = rank_metrics(ranked, self.targets, self.catalogue, self.config.eval.ks)
+        return metrics, {**diagnosis.accuracy, **numbers}
+
+    @cached_property
+    def _gates(self) -> dict[str, dict[str, list[float]]]:
+        return {}
+
+    def _evaluate_baseline(self, system: str) -> RankMetrics:
+        ranking = self._rank_baseline(system)
+        self._write(system, ranking.sids, items=ranking.items)
+        return rank_metrics(
+            ranking.sids, self.targets, self.catalogue, self.config.eval.ks, items=ranking.items
+        )
+
+    def _rank_baseline(self, system: str) -> SystemRanking:
+        data, width = (self.dataset, self.samples, self.catalogue), self.config.eval.beam_width
+        if system == "popularity":
+            return rank_popularity(*data, width)
+        if system == "own_frequency":
+            return rank_own_frequency(*data, width)
+        if system == "recent_frequency":
+            half_life = choose_half_life(self.dataset, self.catalogue)
+            return rank_recent_frequency(*data, width, half_life=half_life)
+        return rank_item_knn(*data, width, neighbours=self.config.eval.knn_neighbours)
+
+    def _write(self, system: str, ranked: np.ndarray, **columns: Any) -> None:
+        folder = self.folder / "predictions"
+        folder.mkdir(exist_ok=True)
+        write_predictions(folder / f"{system}.parquet", self.samples.users, ranked, **columns)
+
+    def ranked(self, system: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """SID indices and, of a baseline, items that `evaluate` wrote for the test samples."""
+        stored = read_predictions(self.folder / "predictions" / f"{system}.parquet")
+        return stored.sids, stored.items
+
+    # --- results
+
+    def metrics(self) -> dict[str, Any]:
+        """`metrics.json` of an evaluated run.
+
+        Raises:
+            ValueError: the run is not evaluated yet.
+        """
+        path = self.folder / "metrics.json"
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; run `glass evaluate` with this config first")
+        content: dict[str, Any] = json.loads(path.read_text())
+        return content
+
+    def report(self) -> Path:
+        """Writes `report.html` from what the other steps left."""
+        from glass.pipeline.reporting import write_run_report
+
+        with self.clock.step("report"):
+            return write_run_report(self)
+
+    def all(self) -> Path:
+        """Every step in order, then the summary on the terminal; returns the report's path."""
+        from glass.pipeline.reporting import print_run_summary
+
+        self.start()
+        self.prepare_data()
+        self.build_sids()
+        self.train()
+        self.evaluate()
+        report = self.report()
+        print_run_summary(self, report)
+        return report
