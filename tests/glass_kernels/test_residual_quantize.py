@@ -147,6 +147,12 @@ def test_no_gradient():
     assert not residual_quantize(x, torch.randn(2, 5, 4)).requires_grad
 
 
+def test_compiles_as_one_graph():
+    x, codebooks = torch.randn(9, 4), torch.randn(2, 5, 4)
+    compiled = torch.compile(residual_quantize, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x, codebooks), residual_quantize(x, codebooks))
+
+
 @pytest.mark.parametrize(
     ("x", "codebooks", "message"),
     [

@@ -91,7 +91,7 @@ def catalogues(draw):
 
 
 class TestAgainstLoops:
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=60)
     @given(catalogues(), st.integers(0, 99), st.booleans(), st.sampled_from(BACKENDS))
     def test_wide_beam_ranks_the_whole_catalogue(self, catalogue, seed, mask, backend):
         sids, sizes = catalogue
@@ -117,7 +117,7 @@ class TestAgainstLoops:
         if mask:
             torch.testing.assert_close(scores.exp().sum(), torch.tensor(1.0, dtype=torch.float64))
 
-    @settings(deadline=None, max_examples=100)
+    @settings(deadline=None, max_examples=60)
     @given(
         catalogues(),
         st.integers(0, 99),
@@ -206,7 +206,7 @@ class TestByHand:
 
 
 class TestTies:
-    @settings(deadline=None, max_examples=200)
+    @settings(deadline=None, max_examples=100)
     @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 40), st.data())
     def test_top_candidates_is_a_stable_sort(self, seed, num_rows, num_columns, data):
         generator = torch.Generator().manual_seed(seed)
@@ -392,6 +392,30 @@ class TestTypesAndLayouts:
         step = trie_beam_step(logits, torch.zeros(1, 1), nodes, TRIE, 0, 2, backend=backend)
         assert not step[0].requires_grad
         assert not beam_step(logits, torch.zeros(1, 1), 2, backend=backend)[0].requires_grad
+
+    def test_compiles_and_exports_as_one_graph(self, backend):
+        class Step(torch.nn.Module):
+            def forward(self, logits, scores, nodes):
+                before, after = (
+                    trie_beam_step(
+                        logits, scores, nodes, TRIE, 1, 5, mask_before_softmax=mask, backend=backend
+                    )
+                    for mask in (True, False)
+                )
+                return *before, *after, *beam_step(logits, scores, 5, backend=backend)
+
+        generator = torch.Generator().manual_seed(2)
+        arguments = (
+            torch.randn(2, 3, 3, generator=generator),
+            torch.randn(2, 3, generator=generator),
+            torch.tensor([[0, 1, -1], [2, 1, 0]], dtype=torch.int32),
+        )
+        expected = Step()(*arguments)
+        compiled = torch.compile(Step(), fullgraph=True, backend="aot_eager")(*arguments)
+        exported = torch.export.export(Step(), arguments).module()(*arguments)
+        for results in (compiled, exported):
+            for one, other in zip(results, expected, strict=True):
+                assert torch.equal(one, other)
 
     def test_inputs_are_left_alone(self, backend):
         logits = torch.tensor([[[NAN, INF, 1.0]]])
