@@ -75,12 +75,11 @@ def build_metrics(
         means = _resampled(systems, targets, names, resamples, seed)
         for name, draws in means.items():
             result[name]["ci"] = dict(zip(names, interval(draws).T.tolist(), strict=True))
-        columns = [names.index(metric) for metric in compared]
         for a, b in pairs:
-            bounds = interval((means[a] - means[b])[:, columns])
+            bounds = dict(zip(names, interval(means[a] - means[b]).T.tolist(), strict=True))
             differences[f"{a} - {b}"] = {
-                metric: [result[a]["all"][metric] - result[b]["all"][metric], low, high]
-                for metric, (low, high) in zip(compared, bounds.T.tolist(), strict=True)
+                name: [result[a]["all"][name] - result[b]["all"][name], *bounds[name]]
+                for name in compared
             }
     return {
         "format_version": FORMAT_VERSION,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-DEFAULT_METRICS = ("hit@10", "ndcg@10", "item_hit@10", "item_ndcg@10")
-SPLIT_METRIC = "ndcg@10"
+DEFAULT_KINDS = ("hit", "ndcg", "item_hit", "item_ndcg")
 
 
 def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None) -> str:
@@ -21,26 +20,19 @@ def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None)
         ValueError: a metric that no system has.
     """
     systems = metrics["systems"]
-    known: Mapping[str, float] = next(
-        (parts["all"] for parts in systems.values() if parts["all"]), {}
-    )
-    split = (
-        SPLIT_METRIC
-        if SPLIT_METRIC in known
-        else next((name for name in reversed(list(known)) if name.startswith("ndcg@")), None)
-    )
+    known = next((list(parts["all"]) for parts in systems.values() if parts["all"]), [])
+    k = _cut_off(known)
     if names is None:
-        k = split.partition("@")[2] if split else ""
-        names = [n.replace("@10", f"@{k}") for n in DEFAULT_METRICS if split]
+        names = [f"{kind}@{k}" for kind in DEFAULT_KINDS] if known else []
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"names {unknown} are not among {', '.join(known) or 'no metrics'}")
-    parts = [(part, split) for part in ("repeat", "first_time") if split]
+    split = f"ndcg@{k}"
     header = ["system", *map(_title, names)]
-    header += [f"{part.replace('_', '-')} {_title(split)}" for part, split in parts if split]
+    header += [f"repeat {_title(split)}", f"first-time {_title(split)}"]
     rows = [
         [system]
         + [_cell(values["all"].get(name), values["ci"].get(name)) for name in names]
-        + [_cell(values[part].get(split), None) for part, split in parts]
+        + [_cell(values[part].get(split), None) for part in ("repeat", "first_time")]
         for system, values in systems.items()
     ]
     counts = metrics["counts"]
@@ -56,6 +48,12 @@ def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None)
     if differences:
         lines += ["", *_aligned([["difference", *map(_title, names)], *differences])]
     return "\n".join(lines)
+
+
+def _cut_off(names: Sequence[str]) -> int:
+    """10 where it was evaluated, else the largest K."""
+    ks = {int(name.partition("@")[2]) for name in names}
+    return 10 if 10 in ks else max(ks, default=10)
 
 
 def _title(name: str) -> str:

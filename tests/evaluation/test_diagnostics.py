@@ -59,11 +59,20 @@ def test_rank_progression_from_final_beams(targets_of):
 
 
 def test_survival_counts_within_the_beams_that_were_kept(targets_of):
-    # The truth is back at depth 3 though depth 2 lost it: no progression, no survival.
-    prefixes = [np.array([[[0]]]), np.array([[[1, 0]]]), np.array([[[0, 0, 0]]])]
-    found = generation_diagnostics(prefixes[2], targets_of([0]), CATALOGUE, prefixes)
-    assert found["kept_2"] == 0
-    assert {"rank_2", "crp_2", "crp_3", "kept_3"}.isdisjoint(found)
+    # Sample 0 has the truth (0,0,0) again at depth 3 though depth 2 lost it; sample 1 keeps it,
+    # at places 1, 2, 2.
+    prefixes = [
+        np.array([[[0], [1]], [[0], [1]]]),
+        np.array([[[1, 0], [2, 2]], [[1, 0], [0, 0]]]),
+        np.array([[[0, 0, 0], [1, 0, 0]], [[1, 0, 0], [0, 0, 0]]]),
+    ]
+    found = generation_diagnostics(prefixes[2], targets_of([0, 0], [0, 1]), CATALOGUE, prefixes)
+    assert (found["kept_2"], found["crp_2"]) == (1 / 2, 1)
+    assert (found["kept_3"], found["crp_3"]) == (1, 0)
+    first = [prefix[:1] for prefix in prefixes]
+    lost = generation_diagnostics(first[2], targets_of([0]), CATALOGUE, first)
+    assert lost["kept_2"] == 0
+    assert {"rank_2", "crp_2", "crp_3", "kept_3"}.isdisjoint(lost)
 
 
 def test_nothing_to_average(targets_of):
