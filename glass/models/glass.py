@@ -191,7 +191,8 @@ class Glass(
         for level in range(self.num_levels):
             logits = self.level_logits(hidden[..., level, :], level)[present]
             target = codes[..., level][present]
-            losses.append(F.cross_entropy(logits.float(), target))
+            wide = torch.promote_types(logits.dtype, torch.float32)
+            losses.append(F.cross_entropy(logits.to(wide), target))
             correct.append(logits.detach().argmax(-1) == target)
         retrieved = None if retrieval is None else retrieval.lengths
         return Output(torch.stack(losses).mean(), torch.stack(correct, dim=-1), retrieved)
