@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-_FAR = 1e9  # squares stay finite in float32, and no item is nearer to this than to a real code
+from glass_kernels import residual_quantize
 
 
 def assign(
@@ -27,38 +27,16 @@ def assign(
     Returns:
         int32 [V, L].
     """
-    width = max(len(book) for book in codebooks)
-    padded = np.full((len(codebooks), width, vectors.shape[1]), _FAR, np.float32)
-    for level, book in enumerate(codebooks):
-        padded[level, : len(book)] = book
-    codes = _residual_quantize(
+    codes: npt.NDArray[np.int32] = residual_quantize(
         torch.from_numpy(np.ascontiguousarray(vectors)),
-        torch.from_numpy(padded),
+        [torch.from_numpy(np.ascontiguousarray(book)) for book in codebooks],
         normalize_residual=normalize_residual,
     ).numpy()
     for level, book in enumerate(codebooks):
-        # Equal centroids tie only up to rounding; name the first of them.
+        # A fast backend may break the tie of equal centroids by rounding; name the first of them.
         _, first, group = np.unique(book, axis=0, return_index=True, return_inverse=True)
         codes[:, level] = first[group.ravel()][codes[:, level]]
     return codes
-
-
-def _residual_quantize(
-    vectors: torch.Tensor, codebooks: torch.Tensor, *, normalize_residual: bool, rows: int = 65536
-) -> torch.Tensor:
-    parts = []
-    for start in range(0, max(len(vectors), 1), rows):
-        residual = vectors[start : start + rows]
-        levels = []
-        for book in codebooks:
-            if normalize_residual:
-                residual = torch.nn.functional.normalize(residual, dim=-1)
-            # |r - c|^2 without |r|^2, which is the same for every code.
-            code = (book.square().sum(-1) - 2 * residual @ book.T).argmin(-1)
-            residual = residual - book[code]
-            levels.append(code)
-        parts.append(torch.stack(levels, -1))
-    return torch.cat(parts).to(torch.int32)
 
 
 def number_duplicates(codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:

@@ -75,11 +75,12 @@ def _check_config(config: SidConfig, dataset: Dataset) -> None:
         "sid.rqvae.code_dim": config.rqvae.code_dim,
         "sid.collaborative_window": config.collaborative_window,
         "sid.collaborative_dim": config.collaborative_dim,
-        "sid.seed + 1": config.seed + 1,
     }
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if config.seed < 0:
+        raise ValueError(f"sid.seed is {config.seed}; it must not be negative")
     if config.quantizer not in ("rkmeans", "rqvae"):
         raise ValueError(f"sid.quantizer is {config.quantizer!r}; it must be rkmeans or rqvae")
 

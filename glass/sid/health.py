@@ -97,8 +97,8 @@ class SidHealth:
         """A text table for the terminal."""
         lines = [
             f"{self.num_sids:,} distinct SIDs of {self.num_items:,} items; "
-            f"{self.collision_rate:.1%} of the items share theirs, at most "
-            f"{self.largest_sid:,} one SID",
+            f"{self.collision_rate:.1%} of the items share theirs, the largest SID has "
+            f"{self.largest_sid:,}",
             "",
             f"{'level':>5} {'codes':>6} {'used':>6} {'dead':>6} {'perplexity':>11} "
             f"{'largest':>8} {'error':>7}",

@@ -18,6 +18,8 @@ from glass.sid.files import replaced_folder
 
 FORMAT_VERSION = 1
 
+_DAMAGE = (OSError, KeyError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class SidTable:
@@ -97,15 +99,16 @@ class SidTable:
             sizes = tuple(int(size) for size in manifest["codebook_sizes"])
             levels = [sids[f"sid_{level + 1}"].to_numpy() for level in range(len(sizes))]
             item_ids = sids["item_id"].to_numpy()
-        except (pl.exceptions.PolarsError, SafetensorError, OSError, KeyError, TypeError) as error:
+            num_items = int(manifest["num_items"])
+        except (pl.exceptions.PolarsError, SafetensorError, *_DAMAGE) as error:
             raise ValueError(
                 f"{folder} is not a complete folder of semantic IDs "
                 f"({type(error).__name__}: {error}); delete it and build them anew"
             ) from error
-        if not np.array_equal(item_ids, np.arange(manifest["num_items"])):
+        if not np.array_equal(item_ids, np.arange(num_items)):
             raise ValueError(
                 f"{folder / 'sids.parquet'} does not list the items 0 to "
-                f"{manifest['num_items'] - 1} in order; delete the folder and build it anew"
+                f"{num_items - 1} in order; delete the folder and build it anew"
             )
         try:
             return cls(np.stack(levels, axis=1), sizes, vectors, quantizer, manifest)
