@@ -90,7 +90,7 @@ def _split_by_time(times: IntArray, test_share: float, valid_share: float) -> ND
     ordered = np.sort(times)
     split = np.zeros(len(times), dtype=np.int8)
     for share, label in ((test_share, TEST), (valid_share, VALID)):
-        count = int(share * len(ordered))
+        count = int(share * len(ordered) + 1e-9)  # 0.29 * 100 is 28.999..
         if count == 0:
             continue
         cut = ordered[len(ordered) - count]

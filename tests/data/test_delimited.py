@@ -95,7 +95,7 @@ line = st.one_of(st.lists(cell, min_size=3, max_size=3), st.lists(cell, max_size
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(lines=st.lists(line, max_size=12))
 def test_every_line_is_a_row_malformed_or_blank(lines: list[list[str]], tmp_path: Path) -> None:

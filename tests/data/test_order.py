@@ -53,7 +53,7 @@ def test_last_n_counts_each_user_alone() -> None:
     assert split.dtype == np.int8
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=8), min_size=1, max_size=4),
     st.integers(0, 8),
