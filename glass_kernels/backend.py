@@ -22,11 +22,13 @@ ENVIRONMENT = "GLASS_BACKEND"
 F = TypeVar("F", bound=Callable[..., Any])
 
 _REMEDIES = {
-    "cuda": "build it: `GLASS_BUILD_CUDA=1 pip install .` with nvcc on a machine with a GPU",
-    "triton": "install triton (Linux) and use CUDA tensors, or set TRITON_INTERPRET=1 before "
-    "the first import of triton",
-    "cpp": "build it: `GLASS_BUILD_CPP=1 pip install .` with a C++20 compiler, and use CPU tensors",
-    "eager": "only some ops have it; use backend='reference'",
+    "cuda": "where an op has a CUDA kernel, `GLASS_BUILD_CUDA=1 pip install .` with nvcc builds "
+    "it, and it takes CUDA tensors",
+    "triton": "where an op has a Triton kernel, it needs triton (Linux) and CUDA tensors, or "
+    "TRITON_INTERPRET=1 set before the first import of triton",
+    "cpp": "where an op has a C++ kernel, `GLASS_BUILD_CPP=1 pip install .` with a C++20 compiler "
+    "builds it, and it takes CPU tensors",
+    "eager": "where an op has no faster plain form, use backend='reference'",
     "reference": "this op has no reference",
 }
 
