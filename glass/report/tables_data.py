@@ -43,13 +43,21 @@ def _malformed(report: object) -> object:
     parts = [f"{count(report['count'])} of {count(report.get('rows'))} rows"]
     parts += [f"{clean(why)} {count(n)}" for why, n in (report.get("reasons") or {}).items()]
     first = report.get("first") or ()
-    return "; ".join([*parts, *(clean(line) for line in first)])
+    places = (
+        f"{clean(p.get('file'))}:{clean(p.get('row'))} {clean(p.get('reason'))}"
+        if isinstance(p, Mapping)
+        else clean(p)
+        for p in first
+    )
+    return "; ".join([*parts, *places])
 
 
 def _date(seconds: object) -> str:
     number = as_number(seconds)
+    if number is None:
+        return MISSING
     try:
-        return f"{datetime.fromtimestamp(number, timezone.utc):%Y-%m-%d}" if number else MISSING
+        return f"{datetime.fromtimestamp(number, timezone.utc):%Y-%m-%d}"
     except (OverflowError, ValueError, OSError):
         return MISSING
 
