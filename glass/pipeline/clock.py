@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from glass.evaluation import write_json_atomic
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Step:
+    """A step that is being measured."""
+
+    worked: bool = True
+    """False: the result was there already."""
 
 
 class StepClock:
@@ -31,21 +43,25 @@ class StepClock:
         return [(row["name"], row["seconds"], row["peak_mb"]) for row in rows]
 
     @contextmanager
-    def step(self, name: str, *, worked: bool = True) -> Iterator[None]:
-        """Measures the block; with `worked` false the earlier figure is kept if there is one."""
+    def step(self, name: str) -> Iterator[Step]:
+        """Measures the block; if it clears `worked`, the earlier figure is kept if there is one."""
+        step = Step()
         stop = threading.Event()
         peak = [0.0]
         watcher = threading.Thread(target=_watch, args=(stop, peak), daemon=True)
         started = time.monotonic()
+        log.info("%s ...", name)
         watcher.start()
         try:
-            yield
+            yield step
         finally:
             stop.set()
             watcher.join()
+        seconds = round(time.monotonic() - started, 2)
+        log.info("%s: %s", name, f"done in {seconds:.1f} s" if step.worked else "up to date")
         rows = {row[0]: row for row in self.steps()}
-        if worked or name not in rows:
-            rows[name] = (name, round(time.monotonic() - started, 2), round(peak[0], 1))
+        if step.worked or name not in rows:
+            rows[name] = (name, seconds, round(peak[0], 1))
         keys = ("name", "seconds", "peak_mb")
         write_json_atomic(self.path, [dict(zip(keys, row, strict=True)) for row in rows.values()])
 

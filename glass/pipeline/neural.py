@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import os
+import json
+import logging
 import shutil
-from dataclasses import dataclass, replace
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from glass.config import ModelConfig, RunConfig
 from glass.data import Dataset, Samples
 from glass.data.batches import Collator, sequential_batches
-from glass.evaluation import SidCatalogue
+from glass.evaluation import SidCatalogue, write_json_atomic
 from glass.generation import generate
 from glass.models import Glass
+from glass.pipeline.keys import KEY, stored_key, system_config, training_key
 from glass.sid import SidTable
-from glass.training import TrainResult, Validator, train
+from glass.sid.files import replaced_folder
+from glass.training import Validator, train
 from glass_kernels import SidTrie
-from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+TRAINED = "trained.json"
+"""Beside a model: the settings and data it was trained with, and its validation result."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def system_config(system: str, model: ModelConfig) -> ModelConfig:
-    """GLASS as configured; TIGER is the same trunk without its two modules."""
-    if system == "tiger":
-        return replace(model, use_sid_tier=False, use_hard_search=False)
-    return model
-
-
 def make_collator(dataset: Dataset, samples: Samples, model: ModelConfig) -> Collator:
     """Collator with the history lengths of `model`."""
     return Collator(
@@ -58,6 +62,13 @@ def make_collator(dataset: Dataset, samples: Samples, model: ModelConfig) -> Col
     )
 
 
+def is_trained(
+    system: str, config: RunConfig, dataset: Dataset, table: SidTable, folder: Path
+) -> bool:
+    """Whether `<folder>/<system>/` holds the model of just these settings, data and SIDs."""
+    return stored_key(folder / system / TRAINED) == training_key(system, config, dataset, table)
+
+
 def train_system(
     system: str,
     config: RunConfig,
@@ -66,8 +77,15 @@ def train_system(
     folder: Path,
     *,
     progress: bool = True,
-) -> TrainResult:
-    """Trains `system` into `<folder>/<system>/`; continues or skips what is already done."""
+) -> None:
+    """Trains `system` into `<folder>/<system>/`; continues or skips what is already done.
+
+    A training that was begun with other settings, data or SIDs starts anew.
+    """
+    key = training_key(system, config, dataset, table)
+    if stored_key(folder / system / TRAINED) == key:
+        return
+    _start_anew_unless(folder / "training" / system, key)
     model_config = system_config(system, config.model)
     torch.manual_seed(config.train.seed)
     model = Glass.from_data(model_config, table, dataset).to(device())
@@ -91,11 +109,28 @@ def train_system(
         folder / "training" / system,
         name=system,
         log_folder=folder / "logs",
-        data_fingerprint=str(table.manifest.get("fingerprint", "")),
+        data_fingerprint=key,
         progress=progress,
     )
-    save_system(model, table, trie, folder / system)
-    return result
+    trained = {
+        KEY: key,
+        "data": dataset.manifest.get("fingerprint"),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "best": result.best,
+    }
+    save_system(model, table, trie, folder / system, trained)
+
+
+def _start_anew_unless(folder: Path, key: str) -> None:
+    """Empties a training folder of other settings: its best weights must never be taken for ours,
+    not even when the settings are changed back later."""
+    mark = folder / "made_with.json"
+    if stored_key(mark) != key:
+        if folder.exists():
+            log.info("%s was made with other settings or data; training starts anew", folder)
+            shutil.rmtree(folder)
+        write_json_atomic(mark, {KEY: key})
 
 
 def make_trie(table: SidTable) -> SidTrie:
@@ -103,16 +138,19 @@ def make_trie(table: SidTable) -> SidTrie:
     return SidTrie.build(torch.from_numpy(table.codes), table.codebook_sizes)
 
 
-def save_system(model: Glass, table: SidTable, trie: SidTrie, folder: Path) -> None:
-    """Writes weights, config, SID table and trie to a temporary folder and swaps it in."""
-    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    model.save_pretrained(temporary)
-    table.save(temporary / "sid")
-    trie.save(temporary / "trie.safetensors")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+def save_system(
+    model: Glass, table: SidTable, trie: SidTrie, folder: Path, trained: dict[str, Any]
+) -> None:
+    """Writes weights, config, SID table, trie and `trained` to a temporary folder, swapped in.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    with replaced_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        table.save(temporary / "sid")
+        trie.save(temporary / "trie.safetensors")
+        write_json_atomic(temporary / TRAINED, trained)
 
 
 def load_system(folder: Path) -> tuple[Glass, SidTable, SidTrie]:
@@ -121,11 +159,17 @@ def load_system(folder: Path) -> tuple[Glass, SidTable, SidTrie]:
     Raises:
         ValueError: the folder holds no model.
     """
-    if not (folder / "model.safetensors").exists():
+    if not (folder / TRAINED).exists():
         raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
-    model = Glass.from_pretrained(str(folder)).to(device()).eval()
+    with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
+        model = Glass.from_pretrained(str(folder)).to(device()).eval()
     trie = SidTrie.load(folder / "trie.safetensors", device())
     return model, SidTable.load(folder / "sid"), trie
+
+
+def trained_on(folder: Path) -> str:
+    """Fingerprint of the data set that the model of `load_system` was trained on."""
+    return str(json.loads((folder / TRAINED).read_text())["data"])
 
 
 def decode_samples(

@@ -11,7 +11,7 @@ import torch
 
 from glass.data import Dataset, Samples
 from glass.pipeline.check import NEURAL
-from glass.pipeline.neural import decode_samples, load_system
+from glass.pipeline.neural import decode_samples, load_system, trained_on
 
 if TYPE_CHECKING:
     from glass.pipeline.run import Run
@@ -60,10 +60,10 @@ def recommend(
         raise ValueError(f"num_items is {num_items}; it must be at least 1")
     rows = _user_rows(run.dataset, users)
     model, table, trie = load_system(run.folder / system)
-    if len(table.codes) != run.dataset.num_items:
+    if trained_on(run.folder / system) != run.dataset.manifest.get("fingerprint"):
         raise ValueError(
-            f"{run.folder / system} was trained on {len(table.codes)} items, the data set now has "
-            f"{run.dataset.num_items}; train it again"
+            f"{run.folder / system} was trained on another version of data set "
+            f"{run.dataset.name!r}; run `glass train` with this config"
         )
     offsets = run.dataset.user_offsets
     start, end = offsets[rows], offsets[rows + 1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 
 from glass.config import RunConfig
 from glass.data import Dataset, Samples, describe, prepare
+from glass.data.store import remove_stale
 from glass.evaluation import (
     RankMetrics,
     SidCatalogue,
@@ -35,10 +38,13 @@ from glass.evaluation import (
 from glass.pipeline.check import NEURAL, check_config
 from glass.pipeline.clock import StepClock
 from glass.pipeline.diagnose import diagnose
-from glass.pipeline.neural import decode_samples, load_system, train_system
+from glass.pipeline.keys import KEY, evaluation_key, stored_key
+from glass.pipeline.neural import decode_samples, is_trained, load_system, train_system
 from glass.sid import SidHealth, SidTable
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -64,6 +70,8 @@ class Run:
     def start(self) -> None:
         """Creates the folder, writes `config.yaml`, and points `latest` to it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("sid", *NEURAL):
+            remove_stale(self.folder / name)  # of processes that were killed
         path = self.folder / "config.yaml"
         temporary = path.with_suffix(".yaml.tmp")
         temporary.write_text(self.config_yaml())
@@ -81,14 +89,13 @@ class Run:
 
     def prepare_data(self, *, force: bool = False) -> Path:
         """Reads, filters and splits the data unless that is done already."""
-        with self.clock.step("prepare data", worked=force or not self._data_folder.exists()):
+        manifest = Path(self.config.data.folder) / self.config.data.name / "manifest.json"
+        with self.clock.step("prepare data") as step:
+            before = stored_key(manifest)
             folder = prepare(self.config.data, force=force)
-        self.__dict__.pop("dataset", None)
+            step.worked = force or before != stored_key(manifest)
+        self.__dict__["dataset"] = Dataset.load(folder)
         return folder
-
-    @property
-    def _data_folder(self) -> Path:
-        return Path(self.config.data.folder) / self.config.data.name
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -98,8 +105,10 @@ class Run:
     def build_sids(self) -> SidTable:
         """Item vectors and semantic IDs, unless they are there already."""
         folder = self.folder / "sid"
-        with self.clock.step("semantic IDs", worked=not folder.exists()):
+        with self.clock.step("semantic IDs") as step:
+            before = stored_key(folder / "manifest.json")
             table = build_sids(self.config.sid, self.dataset, folder)
+            step.worked = before != stored_key(folder / "manifest.json")
         self.__dict__["sid_table"] = table
         return table
 
@@ -140,25 +149,61 @@ class Run:
         """Systems that are trained."""
         return [system for system in self.config.systems if system in NEURAL]
 
-    def train(self) -> None:
-        """Trains every neural system of the run; what is finished is not trained again."""
-        table = self.sid_table
-        for system in self.neural_systems:
-            done = (self.folder / system / "model.safetensors").exists()
-            with self.clock.step(f"train {system}", worked=not done):
-                train_system(
-                    system, self.config, self.dataset, table, self.folder, progress=self.progress
+    def train(self, systems: Sequence[str] = ()) -> None:
+        """Trains the neural systems of the run, or those named; what is finished is skipped.
+
+        Raises:
+            ValueError: a system that is not trained, or not part of the run.
+        """
+        for system in systems:
+            if system not in self.neural_systems:
+                raise ValueError(
+                    f"system {system!r} is not among the trained systems of this run "
+                    f"({', '.join(self.neural_systems) or 'none'}); see the field systems"
                 )
+        for system in systems or self.neural_systems:
+            given = (system, self.config, self.dataset, self.sid_table, self.folder)
+            with self.clock.step(f"train {system}") as step:
+                step.worked = not is_trained(*given)
+                if step.worked:
+                    self._forget_results()
+                    train_system(*given, progress=self.progress)
+
+    def _forget_results(self) -> None:
+        # Metrics and report of other models must not stand beside the new ones.
+        for name in ("metrics.json", "report.html"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def evaluate(self) -> dict[str, Any]:
-        """Ranks the test split with every system; writes predictions and `metrics.json`."""
+        """Ranks the test split with every system; writes predictions and `metrics.json`.
+
+        Nothing is done where `metrics.json` was made with just these settings, data and models.
+
+        Raises:
+            ValueError: a system is not trained with the present settings, data and SIDs.
+        """
         config = self.config
+        given = (config, self.dataset, self.sid_table, self.folder)
+        for system in self.neural_systems:
+            if not is_trained(system, *given):
+                raise ValueError(
+                    f"{self.folder / system} holds no model trained with the present settings, "
+                    "data and semantic IDs; run `glass train` with this config"
+                )
+        key = evaluation_key(*given[:-1])
+        if self._is_evaluated(key):
+            log.info("metrics: up to date")
+            return self.metrics()
+        self._forget_results()
         metrics: dict[str, RankMetrics] = {}
         generation: dict[str, dict[str, float]] = {}
+        gates: dict[str, dict[str, list[float]]] = {}
         for system in config.systems:
             with self.clock.step(f"evaluate {system}"):
                 if system in NEURAL:
-                    metrics[system], generation[system] = self._evaluate_neural(system)
+                    metrics[system], generation[system], gates[system] = self._evaluate_neural(
+                        system
+                    )
                 else:
                     metrics[system] = self._evaluate_baseline(system)
         with self.clock.step("metrics"):
@@ -177,17 +222,20 @@ class Run:
                 resamples=config.eval.bootstrap,
                 seed=config.eval.seed,
             )
-            result["gates"] = self._gates
+            result["gates"] = {system: gate for system, gate in gates.items() if gate}
+            result[KEY] = key
             write_json_atomic(self.folder / "metrics.json", result)
         return result
 
-    def _evaluate_neural(self, system: str) -> tuple[RankMetrics, dict[str, float]]:
-        model, table, trie = load_system(self.folder / system)
-        if not np.array_equal(table.codes, self.sid_table.codes):
-            raise ValueError(
-                f"{self.folder / system} was trained on other SIDs than {self.folder / 'sid'}; "
-                "train it again"
-            )
+    def _is_evaluated(self, key: str) -> bool:
+        # metrics.json is deleted first and written last, so the predictions are its own.
+        written = (self.folder / "predictions" / f"{s}.parquet" for s in self.config.systems)
+        return stored_key(self.folder / "metrics.json") == key and all(p.exists() for p in written)
+
+    def _evaluate_neural(
+        self, system: str
+    ) -> tuple[RankMetrics, dict[str, float], dict[str, list[float]]]:
+        model, _, trie = load_system(self.folder / system)
         decoded = decode_samples(
             model,
             trie,
@@ -202,15 +250,9 @@ class Run:
         numbers = generation_diagnostics(
             decoded.codes, self.targets, self.catalogue, decoded.prefixes
         )
-        if diagnosis.gates:
-            self._gates[system] = diagnosis.gates
         self._write(system, ranked, scores=decoded.scores)
         metrics = rank_metrics(ranked, self.targets, self.catalogue, self.config.eval.ks)
-        return metrics, {**diagnosis.accuracy, **numbers}
-
-    @cached_property
-    def _gates(self) -> dict[str, dict[str, list[float]]]:
-        return {}
+        return metrics, {**diagnosis.accuracy, **numbers}, diagnosis.gates
 
     def _evaluate_baseline(self, system: str) -> RankMetrics:
         ranking = self._rank_baseline(system)
@@ -228,7 +270,7 @@ class Run:
         if system == "recent_frequency":
             half_life = choose_half_life(self.dataset, self.catalogue)
             return rank_recent_frequency(*data, width, half_life=half_life)
-        return rank_item_knn(*data, width, neighbours=self.config.eval.knn_neighbours)
+        return rank_item_knn(*data, width, num_neighbours=self.config.eval.knn_neighbours)
 
     def _write(self, system: str, ranked: np.ndarray, **columns: Any) -> None:
         folder = self.folder / "predictions"
@@ -246,11 +288,16 @@ class Run:
         """`metrics.json` of an evaluated run.
 
         Raises:
-            ValueError: the run is not evaluated yet.
+            ValueError: the run is not evaluated yet, or was with other settings or data.
         """
         path = self.folder / "metrics.json"
         if not path.exists():
             raise ValueError(f"{path} does not exist; run `glass evaluate` with this config first")
+        if not self._is_evaluated(evaluation_key(self.config, self.dataset, self.sid_table)):
+            raise ValueError(
+                f"{path} was made with other settings or data; run `glass evaluate` with this "
+                "config first"
+            )
         content: dict[str, Any] = json.loads(path.read_text())
         return content
 

@@ -1,0 +1,57 @@
+"""What a result was made from, as one hash: results of other settings or data are never reused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from glass.config import ModelConfig, RunConfig
+from glass.data import Dataset
+from glass.pipeline.check import NEURAL
+from glass.sid import SidTable
+from glass.training.checkpoint import fingerprint
+
+KEY = "fingerprint"
+_FOR_PEOPLE = ("log_every", "checkpoint_every", "tensorboard")
+"""Training settings that leave the weights as they are."""
+
+
+def system_config(system: str, model: ModelConfig) -> ModelConfig:
+    """GLASS as configured; TIGER is the same trunk without its two modules."""
+    if system == "tiger":
+        return replace(model, use_sid_tier=False, use_hard_search=False)
+    return model
+
+
+def training_key(system: str, config: RunConfig, dataset: Dataset, table: SidTable) -> str:
+    """Hash of all that decides the weights of `system`: settings, events, codes and vectors."""
+    train = {name: v for name, v in asdict(config.train).items() if name not in _FOR_PEOPLE}
+    # Validation chooses the weights that are kept.
+    chosen = {name: getattr(config.eval, name) for name in ("beam_width", "constrained", "ks")}
+    model = system_config(system, config.model)
+    return fingerprint(system, model, train, chosen, _inputs(dataset, table))
+
+
+def evaluation_key(config: RunConfig, dataset: Dataset, table: SidTable) -> str:
+    """Hash of all that decides `metrics.json` and the predictions."""
+    trained = [training_key(s, config, dataset, table) for s in config.systems if s in NEURAL]
+    return fingerprint(list(config.systems), config.eval, trained, _inputs(dataset, table))
+
+
+def stored_key(path: Path) -> str | None:
+    """The hash in a JSON file that a step wrote last; None if there is none."""
+    try:
+        content: Any = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    key = content.get(KEY) if isinstance(content, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def _inputs(dataset: Dataset, table: SidTable) -> list[Any]:
+    codes = hashlib.sha256(table.codes.tobytes()).hexdigest()
+    vectors = hashlib.sha256(table.vectors.tobytes()).hexdigest()
+    return [dataset.manifest.get("fingerprint"), list(table.codebook_sizes), codes, vectors]
