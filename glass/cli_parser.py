@@ -28,14 +28,14 @@ _KEY = re.compile(r'Parser key "([\w.]+)"')
 _GOT = re.compile(r"Got value: (.*)", re.DOTALL)
 
 
-def make_parser(prog: str, description: str) -> ArgumentParser:
+def make_parser(prog: str, description: str, own_usage: str = "") -> ArgumentParser:
     """A jsonargparse parser with an option for every field of `RunConfig`."""
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog=prog,
-        usage=f"{prog} CONFIG [--field VALUE ...]",
+        usage=" ".join(f"{prog} CONFIG {own_usage} [--field VALUE ...]".split()),
         description=description,
         exit_on_error=False,
         allow_abbrev=False,

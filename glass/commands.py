@@ -1,0 +1,162 @@
+"""What each command does with its settings; heavy packages are imported only when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from glass.config import RunConfig
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+    from glass.pipeline import Run
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `glass`."""
+
+    summary: str
+    """Shown by `glass --help`, and with the options by its own `--help`."""
+    work: Callable[[RunConfig, Options], None]
+    """Does it; ValueError and OSError are for the user."""
+    add_options: Callable[[ArgumentParser], None] = lambda parser: None
+    """Adds what is not a setting."""
+    usage: str = ""
+    """Its own options, for the usage line."""
+
+
+def _run(config: RunConfig) -> Run:
+    from glass.pipeline import Run
+
+    return Run(config, progress=sys.stderr.isatty())
+
+
+def _started(config: RunConfig) -> Run:
+    """A run whose folder is known to be writable before any work."""
+    run = _run(config)
+    run.start()
+    return run
+
+
+def run(config: RunConfig, options: Options) -> None:
+    """All steps."""
+    _run(config).all()
+
+
+def data_prepare(config: RunConfig, options: Options) -> None:
+    """Prepares the data and names the folder."""
+    from glass.data import prepare
+
+    print(prepare(config.data, force=options["force"]))
+
+
+def data_describe(config: RunConfig, options: Options) -> None:
+    """Prints the counts of the data set."""
+    from glass.data import format_description
+
+    print(format_description(_run(config).data_card))
+
+
+def sid_build(config: RunConfig, options: Options) -> None:
+    """Builds the semantic IDs and names the folder."""
+    run = _started(config)
+    table = run.build_sids()
+    print(f"{run.folder / 'sid'}: {table.num_items:,} items, levels {list(table.codebook_sizes)}")
+
+
+def sid_describe(config: RunConfig, options: Options) -> None:
+    """Prints how well the semantic IDs are spread, and draws it."""
+    from glass.sid import plot
+
+    run = _started(config)
+    print(run.sid_health)
+    print(f"\nPlot: {plot(run.sid_health, run.folder / 'sid_health.png')}")
+
+
+def train(config: RunConfig, options: Options) -> None:
+    """Trains the systems of the run, or the one that was asked for."""
+    run = _started(config)
+    chosen = [options["system"]] if options["system"] else run.neural_systems
+    run.train(chosen)
+    for system in chosen:
+        print(run.folder / system)
+
+
+def evaluate(config: RunConfig, options: Options) -> None:
+    """Prints the metric table."""
+    from glass.evaluation import format_table
+
+    run = _started(config)
+    print(format_table(run.evaluate()))
+    print(f"\nMetrics: {run.folder / 'metrics.json'}")
+
+
+def report(config: RunConfig, options: Options) -> None:
+    """Writes the report of an evaluated run."""
+    print(_run(config).report())
+
+
+def recommend(config: RunConfig, options: Options) -> None:
+    """Prints items for users, as a table or as JSON."""
+    from glass.pipeline import recommend as recommend_items
+
+    found = recommend_items(
+        _run(config),
+        options["users"],
+        num_items=options["num_items"],
+        system=options["system"],
+        exclude_seen=options["exclude_seen"],
+    )
+    if options["json"]:
+        rows = {user: [asdict(item) for item in items] for user, items in found.items()}
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for user, items in found.items():
+        print(f"User {user}" + ("" if items else ": nothing to recommend"))
+        for item in items:
+            sid = "-".join(str(code) for code in item.sid)
+            mark = "repeat" if item.repeat else ""
+            title = " ".join(item.title.split())
+            line = f"{item.rank:>4}  {item.raw_item_id:<10} {title:<50} {sid:<14} "
+            print((line + f"{item.score:>8.3f}  {mark}").rstrip())
+
+
+def _force(parser: ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="prepare anew even if up to date")
+
+
+def _system(parser: ArgumentParser) -> None:
+    parser.add_argument("--system", type=str, help="train only this system of the run")
+
+
+def _recommend(parser: ArgumentParser) -> None:
+    parser.add_argument("--users", type=str, nargs="+", help="raw user ids", required=True)
+    parser.add_argument("--num-items", type=int, default=10, help="items a user, at most")
+    parser.add_argument("--system", type=str, default="glass", help="glass or tiger")
+    parser.add_argument("--exclude-seen", action="store_true", help="no items of the history")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command("prepare, train, evaluate and report: every step below", run),
+    "data prepare": Command("read, filter and split the data", data_prepare, _force, "[--force]"),
+    "data describe": Command("counts of the data set", data_describe),
+    "sid build": Command("item vectors and semantic IDs", sid_build),
+    "sid describe": Command("usage, collisions and bucket sizes, and a plot", sid_describe),
+    "train": Command("train TIGER and GLASS", train, _system, "[--system NAME]"),
+    "evaluate": Command("rank the test split with every system", evaluate),
+    "recommend": Command(
+        "items for users, from their whole history",
+        recommend,
+        _recommend,
+        "--users ID [ID ...] [--num-items N] [--system NAME] [--exclude-seen] [--json]",
+    ),
+    "report": Command("write report.html of an evaluated run", report),
+}
