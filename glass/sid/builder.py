@@ -19,7 +19,7 @@ from glass.sid.assign import assign, number_duplicates
 from glass.sid.files import sha256
 from glass.sid.rkmeans import Quantizer, check_enough_items, fit_residual_kmeans
 from glass.sid.rqvae_training import fit_rqvae
-from glass.sid.table import FORMAT_VERSION, SidTable
+from glass.sid.table import FORMAT_VERSION, SidTable, check_replaceable
 from glass.sid.vectors import ItemVectors, item_vectors
 
 if TYPE_CHECKING:
@@ -41,10 +41,13 @@ def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
         folder: where the table is saved, see `SidTable.save`.
 
     Raises:
-        ValueError: settings, texts, files or the folder do not do; the message names the remedy.
+        ValueError: settings, texts or files do not do, or the folder holds something else; the
+            message names the remedy.
+        OSError: the folder cannot be written.
     """
     folder = Path(folder)
     _check_config(config, dataset)
+    check_replaceable(folder)
     fingerprint = _fingerprint(config, dataset)
     table = _load_built(folder, fingerprint)
     if table is not None:

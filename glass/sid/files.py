@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from glass.data.store import remove_stale
 
 
 def sha256(path: Path) -> str:
@@ -24,7 +27,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
     """Hand out a temporary name beside `path`; it takes the place of `path` when all went well.
 
     Raises:
-        ValueError: the file cannot be written (folder not writable, disk full).
+        OSError: the file cannot be written (folder not writable, disk full), with the remedy.
     """
     temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
     try:
@@ -32,7 +35,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise ValueError(_unwritable(path, error)) from error
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -42,21 +45,23 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     """Hand out an empty folder `<folder>.tmp-<pid>`; it takes the place of `folder` at the end.
 
     On an exception the temporary folder is removed and an existing `folder` is left as it was.
+    What a killed process left beside `folder` is removed first.
 
     Raises:
-        ValueError: the folder cannot be written (not writable, disk full).
+        OSError: the folder cannot be written (not writable, disk full), with the remedy.
     """
     temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
     old = folder.with_name(f"{folder.name}.old-{os.getpid()}")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(folder)
+        temporary.mkdir()
         yield temporary
         if folder.exists():  # a folder cannot be renamed onto a full one
             folder.rename(old)
         temporary.rename(folder)
     except OSError as error:
-        raise ValueError(_unwritable(folder, error)) from error
+        raise _unwritable(folder, error) from error
     finally:
         if old.exists() and not folder.exists():
             old.rename(folder)
@@ -64,6 +69,7 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _unwritable(path: Path, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"cannot write {path}: {reason}; free some space or name another folder"
+def _unwritable(path: Path, error: OSError) -> OSError:
+    code = error.errno or errno.EIO
+    reason = f"cannot write {path}: {os.strerror(code)}"
+    return OSError(code, f"{reason}; free some space or choose a folder that you may write to")

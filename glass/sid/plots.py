@@ -22,7 +22,8 @@ def plot(health: SidHealth, path: Path | str) -> Path:
         The path.
 
     Raises:
-        ValueError: another suffix, matplotlib is missing, or the file cannot be written.
+        ValueError: another suffix, or matplotlib is missing.
+        OSError: the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in (".png", ".svg"):

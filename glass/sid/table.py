@@ -60,8 +60,10 @@ class SidTable:
         An existing folder is replaced once the new one is complete.
 
         Raises:
-            ValueError: the folder cannot be written.
+            ValueError: the folder holds something else.
+            OSError: the folder cannot be written.
         """
+        check_replaceable(Path(folder))
         columns = {"item_id": np.arange(self.num_items, dtype=np.int32)}
         for level in range(self.num_levels):
             columns[f"sid_{level + 1}"] = np.ascontiguousarray(self.codes[:, level])
@@ -114,6 +116,22 @@ class SidTable:
             return cls(np.stack(levels, axis=1), sizes, vectors, quantizer, manifest)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}; delete it and build it anew") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to replace anything but semantic IDs.
+
+    Raises:
+        ValueError: `folder` is a file, or a folder that holds something else.
+    """
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; name a folder for the semantic IDs")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held and not held & {"sids.parquet", "quantizer.safetensors"}:  # one may have got lost
+        raise ValueError(
+            f"{folder} holds {', '.join(sorted(held)[:5])} and no semantic IDs; it would be replaced: name "
+            "another folder"
+        )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

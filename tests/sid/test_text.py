@@ -53,7 +53,7 @@ def test_interrupted_encoding_leaves_no_cache(encoder, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(text, "save_file", half)
-    with pytest.raises(ValueError, match="No space left on device"):
+    with pytest.raises(OSError, match="No space left on device"):
         encode_texts(["a"], "one", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
