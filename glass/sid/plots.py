@@ -73,7 +73,7 @@ def _draw_buckets(axes: Any, health: SidHealth) -> None:
         if counts.sum():
             # How many are at least this large: readable over three decades, unlike bins.
             share = counts[::-1].cumsum()[::-1] / counts.sum()
-            axes.step(np.arange(len(counts)), share, where="mid", label=label)
+            axes.step(np.arange(len(counts)), share, where="pre", label=label)
             drawn = True
     axes.set(
         title="What a hard search by sid_1 finds (test histories)",
@@ -84,6 +84,7 @@ def _draw_buckets(axes: Any, health: SidHealth) -> None:
     if drawn:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xlim(0, None)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.legend(fontsize="small", frameon=False)
     else:
         axes.text(0.5, 0.5, "no test samples", ha="center", transform=axes.transAxes)

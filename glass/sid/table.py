@@ -129,8 +129,8 @@ def check_replaceable(folder: Path) -> None:
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if held and not held & {"sids.parquet", "quantizer.safetensors"}:  # one may have got lost
         raise ValueError(
-            f"{folder} holds {', '.join(sorted(held)[:5])} and no semantic IDs; it would be replaced: name "
-            "another folder"
+            f"{folder} holds {', '.join(sorted(held)[:5])} and no semantic IDs, and would be "
+            "replaced; name another folder"
         )
 
 
