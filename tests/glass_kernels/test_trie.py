@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from glass_kernels.trie import SidTrie
@@ -291,6 +292,18 @@ class TestFiles:
             # A flip that changes nothing of the trie may pass, one that changes it must not.
             with contextlib.suppress(ValueError):
                 assert_same(SidTrie.load(path), trie)
+
+    def test_the_checksum_covers_every_tensor(self, tmp_path):
+        path = tmp_path / "file"
+        SidTrie.build(SIDS, SIZES).save(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        tensors = load_file(path)
+        assert len(tensors) == 6
+        for name in tensors:
+            save_file(tensors | {name: tensors[name] + 1}, path, metadata)
+            with pytest.raises(ValueError, match="its checksum does not match"):
+                SidTrie.load(path)
 
     def test_other_content_is_refused(self, tmp_path):
         path = tmp_path / "file"
