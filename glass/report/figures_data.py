@@ -68,8 +68,7 @@ def bucket_sizes(sizes: object) -> Markup | None:
         axes.set_xlabel("History events in the bucket")
         axes.set_ylabel("Share, %")
         axes.grid(axis="x", visible=False)
-        axes.legend(loc="upper right")
-        axes.margins(y=0.25)
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
     return drawing.svg
 
 

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from glass.report import (
@@ -17,13 +18,15 @@ from glass.report import (
     ShownBucket,
     ShownItem,
     render,
+    sid_health_facts,
     write_report,
 )
 from glass.report.html import SECTIONS
+from glass.sid.health import LevelHealth, SidHealth
 
-HOSTILE = (
-    "</td></script><script>alert('x')</script><img src=http://evil.example/a onerror=x>\"'&{{7*7}}"
-)
+# Names are cut to 40 characters: the quote and the tag come first.
+HOSTILE = "\"'></td><script>alert('x')</script>"
+HOSTILE += "<img src=http://evil.example/a onerror=x>&{{7*7}}"
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -254,6 +257,25 @@ def test_hostile_text_is_escaped_everywhere(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert" in html
     # Escaped and not evaluated: the text is there as it was.
     assert HOSTILE in "".join(page.text)
+
+
+def test_sid_health_of_the_sid_package(tmp_path: Path) -> None:
+    health = SidHealth(
+        num_items=9,
+        num_sids=8,
+        colliding_items=2,
+        largest_sid=2,
+        levels=(LevelHealth(np.array([5, 3, 1, 0])),),
+        target_buckets=np.array([0, 4, 4]),
+        bucket_histogram=np.array([0, 2, 0, 1]),
+    )
+    facts = sid_health_facts(health)
+    assert facts["bucket_sizes"]["all non-empty"].tolist() == [1, 1, 3]
+    html = render(ReportInput("run", tmp_path, sid_health=facts))
+    assert "target's bucket (median 4)" in html
+    text = " ".join(" ".join(Page(html).text).split())
+    assert "sid_1 4 3 75.0 % 1" in text
+    assert "Num SIDs 8" in text
 
 
 def test_steering_characters_are_removed(tmp_path: Path) -> None:
