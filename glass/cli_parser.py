@@ -97,7 +97,7 @@ def _checked(parse: Callable[[], Any], source: str) -> dict[str, Any]:
         key, got = _KEY.search(text), _GOT.search(text)
         if key is None or key[1] not in field_types():
             raise ValueError(source + text.replace("\n", " ")) from error
-        value = f" is {got[1].strip()}" if got else " has a wrong value"
+        value = f" is {got[1].strip().replace('None', 'null')}" if got else " has a wrong value"
         raise ValueError(
             f"{source}{key[1]}{value}; it must be {describe_type(field_types()[key[1]])}"
         ) from error
@@ -109,9 +109,17 @@ def _check_options(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     known = [o[2:] for o in options if o.startswith("--") and o[2:] not in sections]
     for argument in arguments:
         name = argument[2:].partition("=")[0]
+        if argument.startswith("--") and name in sections:
+            raise ValueError(
+                f"--{name} is a section; set its fields, such as --{name}.{_first(name)}"
+            )
         if argument.startswith("--") and name not in known:
             hint = suggestion(name, known).replace("mean ", "mean --").replace(" or ", " or --")
             raise ValueError(f"unknown option --{name}.{hint}")
+
+
+def _first(section: str) -> str:
+    return str(dataclasses.fields(field_types()[section])[0].name)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

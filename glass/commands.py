@@ -93,7 +93,7 @@ def evaluate(config: RunConfig, options: Options) -> None:
     """Prints the metric table."""
     from glass.evaluation import format_table
 
-    run = _started(config)
+    run = _run(config)
     print(format_table(run.evaluate()))
     print(f"\nMetrics: {run.folder / 'metrics.json'}")
 
@@ -107,6 +107,10 @@ def recommend(config: RunConfig, options: Options) -> None:
     """Prints items for users, as a table or as JSON."""
     from glass.pipeline import recommend as recommend_items
 
+    if not options["users"]:
+        raise ValueError(
+            "`glass recommend` needs --users and raw user ids, such as --users 900 1228"
+        )
     found = recommend_items(
         _run(config),
         options["users"],
@@ -137,7 +141,7 @@ def _system(parser: ArgumentParser) -> None:
 
 
 def _recommend(parser: ArgumentParser) -> None:
-    parser.add_argument("--users", type=str, nargs="+", help="raw user ids", required=True)
+    parser.add_argument("--users", type=str, nargs="+", default=[], help="raw user ids")
     parser.add_argument("--num-items", type=int, default=10, help="items a user, at most")
     parser.add_argument("--system", type=str, default="glass", help="glass or tiger")
     parser.add_argument("--exclude-seen", action="store_true", help="no items of the history")

@@ -85,7 +85,7 @@ class Run:
     def config_yaml(self) -> str:
         """The settings as YAML that the commands read back."""
         plain = json.loads(json.dumps(asdict(self.config)))
-        return yaml.safe_dump(plain, sort_keys=False)
+        return str(yaml.safe_dump(plain, sort_keys=False))
 
     def prepare_data(self, *, force: bool = False) -> Path:
         """Reads, filters and splits the data unless that is done already."""
@@ -194,6 +194,7 @@ class Run:
         if self._is_evaluated(key):
             log.info("metrics: up to date")
             return self.metrics()
+        self.start()
         self._forget_results()
         metrics: dict[str, RankMetrics] = {}
         generation: dict[str, dict[str, float]] = {}
