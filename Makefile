@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in $(NEWEST_FIRST); do \
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # what is installed follows from the contents of these files, not from their times
 INPUTS := pyproject.toml constraints.txt setup.py $(sort $(wildcard csrc/*.* csrc/*/*.*))
 READY := $(VENV)/.ready-$(shell cat $(INPUTS) Makefile | sha256sum | cut -c1-16)
