@@ -167,8 +167,11 @@ class ModelConfig:
     """First half of the gate's input: short-term context (paper) or decoder state (released)."""
     train_retrieved: bool = False
     """Let gradients reach the token table through the retrieved items; the paper does not."""
-    learned_temperature: bool = False
-    """Learn a softmax temperature per level; the paper's tied head has none."""
+    count_head: bool = False
+    """Add to each code's logit a learned function of how often it followed the codes chosen so
+    far in the searched history; ours, not in the paper. Needs `use_hard_search`."""
+    count_half_life: float = 100.0
+    """Events after which an event of the first level counts half as recent."""
     initialization: Literal["copy", "t5"] = "copy"
     """`copy`: the decoder's cross-attentions start as averages of the tokens they see, so that
     training starts from the frequencies of codes in the history; `t5`: T5's random start."""

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import glass_kernels
 from glass.config import ModelConfig
 from glass.data.batches import Batch, Collator
+from glass.models.count_head import CountHead, first_level_counts, next_code_counts
 from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
 from glass.models.layers import initialise, initialise_copy
@@ -44,6 +45,8 @@ class Encoded:
     memory: Memory
     index: glass_kernels.HistoryIndex | None
     tokens: Tensor | None  # int [T, L] token ids of the searched history
+    sid1: Tensor | None  # int [T] first codes of the searched history
+    offsets: Tensor  # int64 [B+1] of the searched history
 
 
 class Glass(
@@ -88,11 +91,6 @@ class Glass(
         )
         self.token_table = nn.Parameter(torch.randn(start[-1], config.d_model))
         self.bos = nn.Parameter(torch.randn(config.d_model))
-        self.log_temperature = (
-            nn.Parameter(torch.zeros(len(self.codebook_sizes)))
-            if config.learned_temperature
-            else None
-        )
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
         self.tier: SidTier | None = None
@@ -115,16 +113,14 @@ class Glass(
             )
             self.retrieved_projection = nn.Linear(config.d_model, config.d_model, bias=False)
             nn.init.normal_(self.retrieved_projection.weight, std=config.d_model**-0.5)
+        self.count_head: CountHead | None = None
+        if config.count_head and config.use_hard_search:
+            self.count_head = CountHead(self.num_levels)
         initialise(self, config.d_model)
         self._initialise_modules()
 
     def _initialise_modules(self) -> None:
-        """Tier token of the other tokens' size; with `initialization = copy`, copying attention."""
-        if self.tier is not None:
-            for linear in (self.tier.mlp[0], self.tier.mlp[3]):
-                assert isinstance(linear, nn.Linear)
-                nn.init.normal_(linear.weight, std=(2 / linear.in_features) ** 0.5)
-                nn.init.zeros_(linear.bias)
+        """With `initialization = copy` the decoder's cross-attentions start as copies."""
         if self.config.initialization == "copy":
             for layer in self.decoder.layers:
                 assert isinstance(layer, DecoderLayer)
@@ -189,12 +185,14 @@ class Glass(
                 valid = F.pad(valid, (0, 1) if last else (1, 0), value=True)
         encoded = self.encoder(x, valid)
         if self.hard_search is None:
-            return Encoded(self.decoder.memory(encoded, valid, None), None, None)
+            memory = self.decoder.memory(encoded, valid, None)
+            return Encoded(memory, None, None, None, batch.long_offsets)
         table = self.token_table if self.config.train_retrieved else self.token_table.detach()
         memory = self.decoder.memory(encoded, valid, self.retrieved_projection(table))
         sid1 = self.codes[batch.long_items, 0]
         index = self.hard_search.index(sid1, batch.long_offsets)
-        return Encoded(memory, index, self.item_tokens(batch.long_items))
+        tokens = self.item_tokens(batch.long_items)
+        return Encoded(memory, index, tokens, sid1, batch.long_offsets)
 
     def retrieve(self, encoded: Encoded, sid1: Tensor) -> Retrieval | None:
         """History items that share sid1 [B, S] (negative: nothing)."""
@@ -214,7 +212,8 @@ class Glass(
         hidden, _ = self.decode(encoded, codes[..., :-1], retrieval)
         losses, correct = [], []
         for level in range(self.num_levels):
-            logits = self.level_logits(hidden[..., level, :], level)[present]
+            evidence = self.evidence(encoded, retrieval, codes[..., :level])
+            logits = self.level_logits(hidden[..., level, :], level, evidence)[present]
             target = codes[..., level][present]
             wide = torch.promote_types(logits.dtype, torch.float32)
             losses.append(F.cross_entropy(logits.to(wide), target))
@@ -253,15 +252,35 @@ class Glass(
         )
         return out
 
-    def level_logits(self, hidden: Tensor, level: int) -> Tensor:
+    def evidence(
+        self, encoded: Encoded, retrieval: Retrieval | None, prefix: Tensor
+    ) -> Tensor | None:
+        """Terms of the count head for the level after `prefix` int64 [B, S, l]: [B, S or 1, K]."""
+        if self.count_head is None or encoded.index is None or encoded.sid1 is None:
+            return None
+        level = prefix.shape[-1]
+        num_codes = self.codebook_sizes[level]
+        if level == 0:
+            counts = first_level_counts(
+                encoded.sid1, encoded.offsets, num_codes, self.config.count_half_life
+            )
+            return self.count_head(*(count[:, None] for count in counts), level)
+        assert retrieval is not None
+        slot = retrieval.positions.long()
+        tokens = retrieval.tokens
+        if tokens.shape[0] == 0:
+            tokens = tokens.new_zeros(1, tokens.shape[1])
+        codes = tokens[slot.clamp(min=0)] - self.level_start
+        codes = codes.masked_fill((slot < 0)[..., None], -1)
+        counts = next_code_counts(codes, prefix, num_codes, self.config.search_max_items / 4)
+        return self.count_head(*counts, level)
+
+    def level_logits(self, hidden: Tensor, level: int, evidence: Tensor | None = None) -> Tensor:
         """Logits [..., K_level] of the codes of one level alone; the head is the token table."""
         start = int(sum(self.codebook_sizes[:level]))
         head = self.token_table[start : start + self.codebook_sizes[level]]
-        scale = self.config.d_model**-0.5
-        if self.log_temperature is not None:
-            # Ten times the parameter: a step of AdamW then moves it by some percent.
-            return F.linear(hidden * (scale * torch.exp(-10 * self.log_temperature[level])), head)
-        return F.linear(hidden * scale, head)
+        logits = F.linear(hidden * self.config.d_model**-0.5, head)
+        return logits if evidence is None else logits + evidence.to(logits.dtype)
 
 
 def _training_histories(
