@@ -81,8 +81,8 @@ def _dispatch(arguments: list[str]) -> None:
         return
     name, rest = _find_command(arguments)
     config, others = _settings(name, rest)
-    _log_steps()
-    COMMANDS[name].work(config, others)
+    with _log_steps():
+        COMMANDS[name].work(config, others)
 
 
 def _find_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -138,16 +138,21 @@ def _version() -> str:
         return "(not installed)"
 
 
-def _log_steps() -> None:
+@contextmanager
+def _log_steps() -> Iterator[None]:
     """What the steps say goes to stderr; stdout is for results."""
     import logging
 
-    log = logging.getLogger("glass")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+    log, handler = logging.getLogger("glass"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = log.level
+    log.addHandler(handler)
     log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
 
 
 @contextmanager

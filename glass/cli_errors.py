@@ -28,8 +28,11 @@ def expected_message(error: BaseException) -> str | None:
     # polars, safetensors and torch hide the operating system's error in the text of their own.
     if found := _HIDDEN.search(str(error)):
         return _of_system(OSError(int(found[1]), os.strerror(int(found[1]))))
-    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):
-        return _of_system(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    if isinstance(error, RuntimeError) and "inline_container" in str(error):
+        # torch.save: its archive breaks off after the write that failed.
+        cause = error.__context__
+        code = errno.ENOSPC if not isinstance(cause, OSError) else cause.errno or errno.ENOSPC
+        return _of_system(OSError(code, os.strerror(code)))
     if isinstance(error, ValueError):
         return str(error) or None
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
