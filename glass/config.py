@@ -145,8 +145,8 @@ class ModelConfig:
     tier_edges: Literal["paper", "equal", "quantile", "geometric"] = "quantile"
     """The paper's four unequal tiers, N equal ones, quantiles of the training cosines, or tiers
     of which each holds half the share of the one below."""
-    tier_standardize: bool = True
-    """Scale the tier features to zero mean and unit variance over training histories."""
+    tier_standardize: bool = False
+    """Scale the tier features to zero mean and unit variance over training histories; ours."""
     tier_token_last: bool = True
     """Tier token after the history (the paper's figure) or before it (the released code)."""
     use_hard_search: bool = True
@@ -172,9 +172,9 @@ class ModelConfig:
     far in the searched history; ours, not in the paper. Needs `use_hard_search`."""
     count_half_life: float = 100.0
     """Events after which an event of the first level counts half as recent."""
-    initialization: Literal["copy", "t5"] = "copy"
-    """`copy`: the decoder's cross-attentions start as averages of the tokens they see, so that
-    training starts from the frequencies of codes in the history; `t5`: T5's random start."""
+    initialization: Literal["t5", "copy"] = "t5"
+    """T5's random start, or (ours) `copy`: the decoder's cross-attentions start as averages of the
+    tokens they see, so that training starts from the frequencies of codes in the history."""
 
 
 @dataclass(frozen=True)
