@@ -43,9 +43,11 @@ def load_checkpoint(path: Path, *, made_with: str) -> dict[str, Any] | None:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is no readable checkpoint; delete it to start anew") from error
-    if state.get("format_version") != FORMAT_VERSION:
+    if not isinstance(state, dict) or not {"format_version", "fingerprint"} <= state.keys():
+        raise ValueError(f"{path} is no checkpoint of a training; delete it to start anew")
+    if state["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{path} has format {state.get('format_version')}, this version reads "
+            f"{path} has format {state['format_version']}, this version reads "
             f"{FORMAT_VERSION}; delete it to start anew"
         )
     return state if state["fingerprint"] == made_with else None

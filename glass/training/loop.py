@@ -177,6 +177,9 @@ def train(
     state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)
     if state is not None:
         trainer.restore(state)
+    else:  # what other settings left must never be taken for ours, whoever is killed when
+        for stale in ("checkpoint.pt", "best.safetensors"):
+            (folder / stale).unlink(missing_ok=True)
     log = MetricLog(
         log_folder or folder, name, resume_step=trainer.step, tensorboard=config.tensorboard
     )
