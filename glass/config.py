@@ -167,11 +167,9 @@ class ModelConfig:
     """First half of the gate's input: short-term context (paper) or decoder state (released)."""
     train_retrieved: bool = False
     """Let gradients reach the token table through the retrieved items; the paper does not."""
-    count_head: bool = False
-    """Add to each code's logit a learned function of how often it followed the codes chosen so
-    far in the searched history; ours, not in the paper. Needs `use_hard_search`."""
-    count_half_life: float = 100.0
-    """Events after which an event of the first level counts half as recent."""
+    copy_head: bool = False
+    """Mix each level's softmax with the codes that followed the chosen prefix in the searched
+    history, by count and recency; ours, not in the paper. Needs `use_hard_search`."""
     initialization: Literal["t5", "copy"] = "t5"
     """T5's random start, or (ours) `copy`: the decoder's cross-attentions start as averages of the
     tokens they see, so that training starts from the frequencies of codes in the history."""

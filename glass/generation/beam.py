@@ -66,8 +66,8 @@ def generate(
     prefixes = []
     for level in range(model.num_levels):
         hidden, past = model.decode(encoded, newest, retrieval, past)
-        evidence = model.evidence(encoded, retrieval, codes)
-        logits = model.level_logits(hidden[:, :, -1], level, evidence).float()
+        state = hidden[:, :, -1]
+        logits = model.level_logits(state, level, encoded, retrieval, codes).float()
         if constrained:
             scores, nodes, parents, chosen = trie_beam_step(
                 logits, scores, nodes, trie, level, beam_width

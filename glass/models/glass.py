@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import glass_kernels
 from glass.config import ModelConfig
 from glass.data.batches import Batch, Collator
-from glass.models.count_head import CountHead, first_level_counts, next_code_counts
+from glass.models.copy_head import CopyHead, first_level_counts, next_code_counts
 from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
 from glass.models.layers import initialise, initialise_copy
@@ -45,7 +45,6 @@ class Encoded:
     memory: Memory
     index: glass_kernels.HistoryIndex | None
     tokens: Tensor | None  # int [T, L] token ids of the searched history
-    sid1: Tensor | None  # int [T] first codes of the searched history
     offsets: Tensor  # int64 [B+1] of the searched history
 
 
@@ -113,9 +112,9 @@ class Glass(
             )
             self.retrieved_projection = nn.Linear(config.d_model, config.d_model, bias=False)
             nn.init.normal_(self.retrieved_projection.weight, std=config.d_model**-0.5)
-        self.count_head: CountHead | None = None
-        if config.count_head and config.use_hard_search:
-            self.count_head = CountHead(self.num_levels)
+        self.copy_head: CopyHead | None = None
+        if config.copy_head and config.use_hard_search:
+            self.copy_head = CopyHead(config.d_model, self.num_levels)
         initialise(self, config.d_model)
         self._initialise_modules()
 
@@ -186,13 +185,13 @@ class Glass(
         encoded = self.encoder(x, valid)
         if self.hard_search is None:
             memory = self.decoder.memory(encoded, valid, None)
-            return Encoded(memory, None, None, None, batch.long_offsets)
+            return Encoded(memory, None, None, batch.long_offsets)
         table = self.token_table if self.config.train_retrieved else self.token_table.detach()
         memory = self.decoder.memory(encoded, valid, self.retrieved_projection(table))
         sid1 = self.codes[batch.long_items, 0]
         index = self.hard_search.index(sid1, batch.long_offsets)
         tokens = self.item_tokens(batch.long_items)
-        return Encoded(memory, index, tokens, sid1, batch.long_offsets)
+        return Encoded(memory, index, tokens, batch.long_offsets)
 
     def retrieve(self, encoded: Encoded, sid1: Tensor) -> Retrieval | None:
         """History items that share sid1 [B, S] (negative: nothing)."""
@@ -212,8 +211,8 @@ class Glass(
         hidden, _ = self.decode(encoded, codes[..., :-1], retrieval)
         losses, correct = [], []
         for level in range(self.num_levels):
-            evidence = self.evidence(encoded, retrieval, codes[..., :level])
-            logits = self.level_logits(hidden[..., level, :], level, evidence)[present]
+            state = hidden[..., level, :]
+            logits = self.level_logits(state, level, encoded, retrieval, codes)[present]
             target = codes[..., level][present]
             wide = torch.promote_types(logits.dtype, torch.float32)
             losses.append(F.cross_entropy(logits.to(wide), target))
@@ -252,35 +251,51 @@ class Glass(
         )
         return out
 
-    def evidence(
+    def level_logits(
+        self,
+        hidden: Tensor,
+        level: int,
+        encoded: Encoded,
+        retrieval: Retrieval | None,
+        prefix: Tensor,
+    ) -> Tensor:
+        """Logits [B, S, K_level] of the codes of one level alone; the head is the token table.
+
+        Args:
+            hidden: decoder state [B, S, C] that predicts this level.
+            level: 0 .. L-1.
+            encoded, retrieval: of these users and sets.
+            prefix: int64 [B, S, level] codes chosen so far (any further columns are ignored).
+        """
+        start = int(sum(self.codebook_sizes[:level]))
+        head = self.token_table[start : start + self.codebook_sizes[level]]
+        logits = F.linear(hidden * self.config.d_model**-0.5, head)
+        if self.copy_head is None:
+            return logits
+        counts = self._history_counts(encoded, retrieval, prefix[..., :level])
+        if level == 0:
+            counts = counts.expand(-1, -1, hidden.shape[1], -1)
+        mixture: Tensor = self.copy_head(logits, hidden, counts, level)
+        return mixture
+
+    def _history_counts(
         self, encoded: Encoded, retrieval: Retrieval | None, prefix: Tensor
-    ) -> Tensor | None:
-        """Terms of the count head for the level after `prefix` int64 [B, S, l]: [B, S or 1, K]."""
-        if self.count_head is None or encoded.index is None or encoded.sid1 is None:
-            return None
+    ) -> Tensor:
+        """What the copy head counts after `prefix` [B, S, l]: [1 + half-lives, B, S or 1, K]."""
+        assert encoded.tokens is not None
         level = prefix.shape[-1]
         num_codes = self.codebook_sizes[level]
         if level == 0:
-            counts = first_level_counts(
-                encoded.sid1, encoded.offsets, num_codes, self.config.count_half_life
-            )
-            return self.count_head(*(count[:, None] for count in counts), level)
+            return first_level_counts(encoded.tokens[:, 0], encoded.offsets, num_codes)[:, :, None]
         assert retrieval is not None
         slot = retrieval.positions.long()
-        tokens = retrieval.tokens
+        tokens = encoded.tokens
         if tokens.shape[0] == 0:
             tokens = tokens.new_zeros(1, tokens.shape[1])
         codes = tokens[slot.clamp(min=0)] - self.level_start
         codes = codes.masked_fill((slot < 0)[..., None], -1)
-        counts = next_code_counts(codes, prefix, num_codes, self.config.search_max_items / 4)
-        return self.count_head(*counts, level)
-
-    def level_logits(self, hidden: Tensor, level: int, evidence: Tensor | None = None) -> Tensor:
-        """Logits [..., K_level] of the codes of one level alone; the head is the token table."""
-        start = int(sum(self.codebook_sizes[:level]))
-        head = self.token_table[start : start + self.codebook_sizes[level]]
-        logits = F.linear(hidden * self.config.d_model**-0.5, head)
-        return logits if evidence is None else logits + evidence.to(logits.dtype)
+        age = (encoded.offsets[1:, None, None] - 1 - slot).clamp(min=0)
+        return next_code_counts(codes, age, prefix, num_codes)
 
 
 def _training_histories(

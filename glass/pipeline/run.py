@@ -43,6 +43,7 @@ from glass.pipeline.neural import decode_samples, is_trained, load_system, train
 from glass.sid import SidHealth, SidTable
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
+from glass.sid.files import replaced_file
 
 log = logging.getLogger(__name__)
 
@@ -72,10 +73,8 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("sid", *NEURAL):
             remove_stale(self.folder / name)  # of processes that were killed
-        path = self.folder / "config.yaml"
-        temporary = path.with_suffix(".yaml.tmp")
-        temporary.write_text(self.config_yaml())
-        os.replace(temporary, path)
+        with replaced_file(self.folder / "config.yaml") as temporary:
+            temporary.write_text(self.config_yaml())
         link = self.folder.parent / "latest"
         fresh = link.with_name(f"latest.tmp-{os.getpid()}")
         fresh.unlink(missing_ok=True)
