@@ -23,6 +23,7 @@ from glass_kernels.sid_tier.tiers import (
 
 EdgeKind = Literal["paper", "equal", "quantile", "geometric"]
 PAPER_EDGES = (-1.0, -0.1, 0.0, 0.1, 1.0)
+MIN_DEVIATION = 1e-3
 
 
 def sid_prototypes(embeddings: Tensor, sid1: Tensor, num_codes: int) -> Tensor:
@@ -71,6 +72,7 @@ def _quantile_edges(
     sample: int,
     seed: int,
 ) -> Tensor:
+    """Edges below which `shares` float64 [N-1] of the weighted cosines lie; not yet distinct."""
     num_items = embeddings.shape[0]
     num_drawn = min(num_items, max(1, math.ceil(sample / max(prototypes.shape[0], 1))))
     generator = torch.Generator().manual_seed(seed)
@@ -82,7 +84,7 @@ def _quantile_edges(
     share = weight[order].cumsum(0)
     if not float(share[-1]) > 0:
         raise ValueError("weights must hold a positive number for the sampled items, were all 0")
-    wanted = shares.to(torch.float64) * share[-1]
+    wanted = shares * share[-1]
     # the first cosine that has more than the wanted share at or below it opens the next tier
     at = torch.searchsorted(share, wanted, right=True).clamp_max(len(ordered) - 1)
     return torch.cat([torch.tensor([-1.0]), ordered[at].to(torch.float32), torch.tensor([1.0])])
@@ -102,17 +104,19 @@ def tier_edges(
 
     Args:
         kind: "paper": -1, -0.1, 0, 0.1, 1 (four tiers); "equal": N tiers of one width;
-            "quantile": each tier holds 1/N of the observed (item, code) cosines; "geometric": each
-        tier holds half the share of the tier below it. Only 1/K of the events belong to a code,
-        so equal shares blur who consumes it; N around log2(K) + 2 geometric tiers keep that.
+            "quantile": each tier holds 1/N of the observed (item, code) cosines; "geometric": the
+            tiers hold 1/2, 1/4, .. of them from the lowest up, the last as much as the one before.
         num_tiers: N, 1 to 255.
         embeddings, prototypes: [V, D] and [K, D], for "quantile" and "geometric" only.
         weights: [V] weight of each item, such as its training events; None: all equal.
         sample: about this many cosines are looked at, of items drawn without replacement.
         seed: seed of the draw.
 
-    Raises ValueError for an unknown kind, "paper" with another N than 4, or "quantile" or
-    "geometric" without vectors.
+    About 1/K of the events belong to a given code, so equal shares blur who consumes it; around
+    log2(K) + 2 geometric tiers keep that visible.
+
+    Raises ValueError for an unknown kind, "paper" with another N than 4, "quantile" or "geometric"
+    without vectors, or weights that are negative or all 0.
     """
     check_num_tiers(num_tiers)
     if kind == "paper":
@@ -178,9 +182,9 @@ class SidTier(nn.Module):
 
     A new module is empty: call `rebuild` or load a state dict before `forward`.
 
-    Fractions are small and vary little between users, so the first Linear learns slowly from them
-    as they are. `standardize` makes every feature zero mean and unit variance over given
-    histories; the Linear could undo it, so the functions that the module can take stay the same.
+    The fractions of the histogram are small and vary little between users, so the first Linear
+    learns slowly from them. After `standardize` it is fed `(histogram - feature_mean) *
+    feature_scale`; since that is affine, the module can represent the same functions as before.
     """
 
     table: Tensor
@@ -236,13 +240,18 @@ class SidTier(nn.Module):
 
     @torch.no_grad()
     def rebuild(self, embeddings: Tensor, prototypes: Tensor, edges: Tensor) -> None:
-        """Sets prototypes [K, D] and edges [N+1], and rebuilds the table from them."""
+        """Sets prototypes [K, D] and edges [N+1], and rebuilds the table from them.
+
+        What `standardize` had set is forgotten: it belonged to the old histograms.
+        """
         check_tensor("prototypes", prototypes, shape=self.prototypes.shape, dtypes=FLOATS)
         check_tensor("edges", edges, shape=self.edges.shape)
         check_edges(edges, torch.float32, edges.device)
         check_tensor("embeddings", embeddings, shape=(None, self.prototypes.shape[1]))
         self.prototypes.copy_(prototypes)
         self.edges.copy_(edges)
+        self.feature_mean.zero_()
+        self.feature_scale.fill_(1.0)
         self.rebuild_table(embeddings)
 
     @torch.no_grad()
@@ -255,16 +264,22 @@ class SidTier(nn.Module):
 
     @torch.no_grad()
     def standardize(self, item_ids: Tensor, offsets: Tensor) -> None:
-        """Sets mean and scale of the features from the histories `item_ids` [T], `offsets` [B+1].
+        """Scales the histogram to zero mean and unit variance over the given histories.
 
-        Give it histories of training samples. A feature that hardly varies keeps its scale small:
-        its deviation counts as 1e-3 at least. Raises ValueError for fewer than two histories.
+        Args:
+            item_ids: int32 or int64 [T], histories of training samples one after another.
+            offsets: int64 [B+1], B at least 2.
+
+        A deviation below 1e-3 counts as 1e-3: what hardly varies here must not dominate elsewhere.
+
+        Raises ValueError for fewer than two histories and for what `sid_tier` refuses.
         """
-        features = sid_tier(item_ids, offsets, self.table, self.num_tiers).flatten(1).double()
-        if features.shape[0] < 2:
-            raise ValueError(f"offsets must describe at least 2 histories, had {len(features)}")
+        histogram = sid_tier(item_ids, offsets, self.table, self.num_tiers)
+        if len(histogram) < 2:
+            raise ValueError(f"offsets must describe at least 2 histories, had {len(histogram)}")
+        features = histogram.flatten(1).to(torch.float64)
         self.feature_mean.copy_(features.mean(0))
-        self.feature_scale.copy_(features.std(0).clamp_min(1e-3).reciprocal())
+        self.feature_scale.copy_(features.std(0).clamp_min(MIN_DEVIATION).reciprocal())
 
     def occupancy(self, weights: Tensor | None = None) -> Tensor:
         """`tier_occupancy` of the table."""
@@ -272,7 +287,8 @@ class SidTier(nn.Module):
 
     def forward(self, item_ids: Tensor, offsets: Tensor) -> Tensor:
         """Tier token [B, d] of the histories `item_ids` [T], `offsets` int64 [B+1]."""
-        features = sid_tier(item_ids, offsets, self.table, self.num_tiers)
+        histogram = sid_tier(item_ids, offsets, self.table, self.num_tiers).flatten(1)
+        features = (histogram - self.feature_mean) * self.feature_scale
         weight: Tensor = self.get_parameter("mlp.0.weight")
-        token: Tensor = self.mlp(features.flatten(1).to(weight.dtype))
+        token: Tensor = self.mlp(features.to(weight.dtype))
         return token

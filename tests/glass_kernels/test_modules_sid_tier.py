@@ -60,6 +60,37 @@ def test_quantile_edges_by_weight() -> None:
     assert not torch.allclose(tier_occupancy(table, 4), share, atol=1e-4)
 
 
+def test_geometric_edges_by_hand() -> None:
+    # cosines 0.1, 0.2, .. 0.8 with the only prototype
+    cosine = torch.arange(1, 9) / 10
+    vectors = torch.stack([cosine, (1 - cosine**2).sqrt()], dim=1)
+    prototype = torch.tensor([[1.0, 0.0]])
+    edges = tier_edges("geometric", 4, vectors, prototype)
+    # half of the eight lie below 0.5, a quarter from there to 0.7, an eighth each in the last two
+    torch.testing.assert_close(edges, torch.tensor([-1, 0.5, 0.7, 0.8, 1]), rtol=0, atol=1e-6)
+    share = tier_occupancy(tier_table(vectors, prototype, edges), 4)
+    assert share.tolist() == [1 / 2, 1 / 4, 1 / 8, 1 / 8]
+    assert tier_edges("geometric", 1, vectors, prototype).tolist() == [-1, 1]
+
+
+def test_geometric_shares_by_weight() -> None:
+    vectors, prototypes = torch.randn(400, 5), torch.randn(3, 5)
+    weights = torch.randint(0, 50, (400,))
+    edges = tier_edges("geometric", 5, vectors, prototypes, weights=weights)
+    share = tier_occupancy(tier_table(vectors, prototypes, edges), 5, weights)
+    expected = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 16], dtype=torch.float64)
+    one_item = 2 * 50 / (weights.sum().item() * 3)
+    torch.testing.assert_close(share, expected, rtol=0, atol=one_item)
+
+
+def test_geometric_edges_increase_where_shares_vanish() -> None:
+    # 2**-254 of the cosines is none of them: many edges fall on the largest cosine
+    vectors, prototypes = torch.randn(50, 3), torch.randn(2, 3)
+    edges = tier_edges("geometric", 255, vectors, prototypes)
+    assert (edges[0], edges[-1]) == (-1, 1)
+    assert edges.diff().min() > 0
+
+
 def test_quantile_edges_increase_even_for_equal_cosines() -> None:
     same = torch.ones(50, 3)
     edges = tier_edges("quantile", 5, same, same[:2])
@@ -85,6 +116,7 @@ def test_quantile_sample_is_seeded() -> None:
         (lambda: tier_edges("paper", 5), "num_tiers must be 4 for kind='paper', was 5"),
         (lambda: tier_edges("round", 4), "kind must be"),
         (lambda: tier_edges("quantile", 4), "embeddings and prototypes must be given"),
+        (lambda: tier_edges("geometric", 4), "must be given for kind='geometric'"),
         (
             lambda: tier_edges(
                 "quantile", 4, torch.ones(2, 2), torch.ones(1, 2), weights=torch.zeros(2)
@@ -177,3 +209,82 @@ def test_rebuild_refuses_other_sizes() -> None:
         tier.rebuild(vectors, torch.ones(4, 6), tier.edges)
     with pytest.raises(ValueError, match=r"edges must have shape \[5\]"):
         tier.rebuild(vectors, tier.prototypes, torch.tensor([-1.0, 1.0]))
+
+
+def histories() -> tuple[torch.Tensor, torch.Tensor]:
+    lengths = torch.randint(1, 40, (60,))
+    return torch.randint(0, 30, (int(lengths.sum()),)), torch.cat(
+        [torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]
+    )
+
+
+def mlp_input(tier: SidTier, ids: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    hook = tier.mlp.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    tier(ids, offsets)
+    hook.remove()
+    return seen[0]
+
+
+def test_standardize_gives_the_mlp_zero_mean_and_unit_variance() -> None:
+    tier, _ = module()
+    ids, offsets = histories()
+    before = mlp_input(tier, ids, offsets)
+    torch.testing.assert_close(
+        before, sid_tier(ids, offsets, tier.table, 4).flatten(1), rtol=0, atol=0
+    )
+    assert before.std(0).min() > 1e-3  # so that no feature is held back below
+    tier.standardize(ids, offsets)
+    after = mlp_input(tier, ids, offsets)
+    torch.testing.assert_close(after.mean(0), torch.zeros(20), rtol=0, atol=1e-5)
+    torch.testing.assert_close(after.std(0), torch.ones(20), rtol=1e-4, atol=0)
+
+
+def test_standardize_by_hand() -> None:
+    # one code, two tiers: item 0 is in tier 0, item 1 in tier 1
+    tier = SidTier(2, 1, 2, embedding_dim=1, d_model=3)
+    tier.table = torch.tensor([[0], [1]], dtype=torch.uint8)
+    ids, offsets = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 3, 4])
+    # fractions of tier 0: 1, 1/2, 0; of tier 1: 0, 1/2, 1; both have mean 1/2 and deviation 1/2
+    tier.standardize(ids, offsets)
+    assert tier.feature_mean.tolist() == [0.5, 0.5]
+    assert tier.feature_scale.tolist() == [2.0, 2.0]
+    assert mlp_input(tier, ids, offsets).tolist() == [[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]]
+
+
+def test_standardize_holds_back_what_hardly_varies() -> None:
+    tier, _ = module()
+    ids, offsets = torch.tensor([4, 4, 4, 4]), torch.tensor([0, 1, 2, 4])  # equal histograms
+    tier.standardize(ids, offsets)
+    torch.testing.assert_close(tier.feature_scale, torch.full((20,), 1000.0))
+    assert mlp_input(tier, ids, offsets).abs().max() == 0
+
+
+@pytest.mark.parametrize("offsets", [[0], [0, 3]])
+def test_standardize_refuses_fewer_than_two_histories(offsets: list[int]) -> None:
+    tier, _ = module()
+    with pytest.raises(ValueError, match=rf"at least 2 histories, had {len(offsets) - 1}"):
+        tier.standardize(torch.arange(offsets[-1]), torch.tensor(offsets))
+    assert tier.feature_scale.tolist() == [1.0] * 20
+
+
+def test_standardized_module_survives_its_state_dict() -> None:
+    tier, _ = module()
+    ids, offsets = histories()
+    plain = tier.eval()(ids, offsets)
+    tier.standardize(ids, offsets)
+    other = SidTier(30, 5, 4, 6, 8)
+    other.load_state_dict(tier.state_dict())
+    assert torch.equal(other.eval()(ids, offsets), tier(ids, offsets))
+    assert not torch.allclose(tier(ids, offsets), plain, atol=1e-2)
+
+
+def test_rebuild_forgets_the_scale_of_the_old_histograms() -> None:
+    tier, vectors = module()
+    tier.standardize(*histories())
+    scale = tier.feature_scale.clone()
+    tier.rebuild_table(vectors)
+    assert torch.equal(tier.feature_scale, scale)
+    tier.rebuild(vectors, tier.prototypes.clone(), tier_edges("equal", 4))
+    assert tier.feature_scale.tolist() == [1.0] * 20
+    assert tier.feature_mean.tolist() == [0.0] * 20
