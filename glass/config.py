@@ -154,7 +154,8 @@ class ModelConfig:
     search_max_items: int = 30
     """M: at most this many retrieved items."""
     long_history: Literal["older", "all"] = "older"
-    """What SID-Tier and hard search see: events older than the short history (the paper), or all."""
+    """What SID-Tier and hard search see: events older than the short history (the paper), or
+    all."""
     num_neighbours: int = 4
     """k: neighbour codes that fill a sparse bucket; 0 turns neighbour augmentation off."""
     search_min_items: int = 10

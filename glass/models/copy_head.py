@@ -44,9 +44,9 @@ class CopyHead(nn.Module):
         self.gate = nn.ModuleList(nn.Linear(d_model + 1, 1) for _ in range(num_levels))
         for score, gate in zip(self.score, self.gate, strict=True):
             assert isinstance(score, nn.Sequential)
-            assert isinstance(gate, nn.Linear)
             # The start is P_copy = relative frequency, and lambda = 1/2.
             for linear in (score[2], gate):
+                assert isinstance(linear, nn.Linear)
                 nn.init.zeros_(linear.weight)
                 nn.init.zeros_(linear.bias)
 

@@ -66,7 +66,7 @@ class Projections(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[..., H*D] -> [..., H, D]."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim))
+        return torch.unflatten(x, -1, (self.num_heads, self.head_dim))
 
     def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[..., C] -> keys and values [..., H, D]."""

@@ -171,7 +171,12 @@ def train(
         raise ValueError("samples: the training split has no group with a history to train on")
     folder.mkdir(parents=True, exist_ok=True)
     made_with = fingerprint(
-        model.config, asdict(config), model.codebook_sizes, len(samples.users), name, data_fingerprint
+        model.config,
+        asdict(config),
+        model.codebook_sizes,
+        len(samples.users),
+        name,
+        data_fingerprint,
     )
     trainer = _Trainer(model, samples, collate, config)
     state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)

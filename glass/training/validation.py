@@ -72,7 +72,7 @@ class Validator:
         )
 
     def rank(self, model: Glass) -> np.ndarray:
-        """SID indices int64 [samples, W], best first; -1 where a beam is no SID of the catalogue."""
+        """SID indices int64 [samples, W], best first; -1: the beam is no SID of the catalogue."""
         training = model.training
         model.eval()
         device = model.token_table.device
