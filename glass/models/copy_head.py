@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-HALF_LIVES = (20.0, 200.0)
+HALF_LIVES = (8.0, 32.0, 128.0, 512.0)
 """In events: how fast the recency-weighted counts forget."""
 NEVER = -1e4
 """Logit of a code that the history does not hold; finite, so that gradients stay finite."""
@@ -36,7 +36,7 @@ class CopyHead(nn.Module):
     def __init__(self, d_model: int, num_levels: int, hidden: int = 16) -> None:
         super().__init__()
         features = 1 + len(HALF_LIVES)
-        self.gain = nn.Parameter(torch.ones(num_levels))
+        self.weight = nn.Parameter(torch.zeros(num_levels, features))
         self.score = nn.ModuleList(
             nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, 1))
             for _ in range(num_levels)
@@ -44,7 +44,7 @@ class CopyHead(nn.Module):
         self.gate = nn.ModuleList(nn.Linear(d_model + 1, 1) for _ in range(num_levels))
         for score, gate in zip(self.score, self.gate, strict=True):
             assert isinstance(score, nn.Sequential)
-            # The start is P_copy = relative frequency, and lambda = 1/2.
+            # The start is P_copy = sum of the counts, normalised, and lambda = 1/2.
             for linear in (score[2], gate):
                 assert isinstance(linear, nn.Linear)
                 nn.init.zeros_(linear.weight)
@@ -61,9 +61,12 @@ class CopyHead(nn.Module):
         """
         plain = counts[0]
         total = plain.sum(-1, keepdim=True)
-        features = torch.log(counts + 1e-2)
-        score = self.gain[level] * features[0]
-        score = score + self.score[level](features.movedim(0, -1)).squeeze(-1)
+        # Sums of counts telescope over the levels to the same sum for the item; the small network
+        # bends that where the data ask for it. Ten times the parameter learns ten times as fast.
+        weight = torch.softmax(10 * self.weight[level], dim=-1)
+        mixed = torch.tensordot(weight, counts, dims=1)
+        features = torch.log(counts + 1e-2).movedim(0, -1)
+        score = torch.log(mixed + 1e-6) + self.score[level](features).squeeze(-1)
         copied = F.log_softmax(score.masked_fill(plain == 0, NEVER), dim=-1)
         state = torch.cat((hidden.float(), total.log1p()), dim=-1)
         gate = self.gate[level](state).masked_fill(total == 0, NEVER)
