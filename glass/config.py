@@ -192,7 +192,7 @@ class TrainConfig:
     """Steps of linear warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Learning rate after warm-up; `cosine` decays to a tenth at the last step."""
-    max_epochs: float = 2000
+    max_epochs: float = 2000.0
     """Passes over the training groups; fractions are allowed."""
     eval_every: float = 1.0
     """Epochs between validations."""

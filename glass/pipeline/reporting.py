@@ -20,6 +20,14 @@ from glass.training.log import read_rows
 if TYPE_CHECKING:
     from glass.pipeline.run import Run
 
+LICENCES = {
+    "complete_journey": 'The package says "simulated data based on real grocery shopping"; the '
+    "original says transactions of 2,469 real households. Terms of the package apply.",
+    "movielens_1m": "GroupLens: research use; may not be redistributed.",
+    "movielens_100k": "GroupLens: research use; may not be redistributed.",
+}
+"""What the report says of a data set's terms."""
+
 
 def report_input(run: Run) -> ReportInput:
     """Everything the report shows."""
@@ -32,7 +40,7 @@ def report_input(run: Run) -> ReportInput:
         name=run.config.name,
         folder=run.folder,
         metrics=metrics,
-        data_card=run.data_card,
+        data_card={**run.data_card, "licence": LICENCES.get(run.config.data.format, "")},
         sid_health=sid_health_facts(run.sid_health),
         tier_occupancy=occupancy,
         tier_edges=edges,

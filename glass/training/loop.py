@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     made_with = fingerprint(
         model.config,
-        asdict(config),
+        # These leave the weights as they are, so changing them does not end a run.
+        replace(config, log_every=1, checkpoint_every=1, tensorboard=False),
         model.codebook_sizes,
         len(samples.users),
         name,
