@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from glass.pipeline.run import Run
 
 LICENCES = {
-    "complete_journey": 'The package says "simulated data based on real grocery shopping"; the '
-    "original says transactions of 2,469 real households. Terms of the package apply.",
+    "complete_journey": "Its package calls it simulated data based on real grocery shopping "
+    "patterns, for educational use; the R original calls it household level transactions.",
     "movielens_1m": "GroupLens: research use; may not be redistributed.",
     "movielens_100k": "GroupLens: research use; may not be redistributed.",
 }
