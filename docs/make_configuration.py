@@ -60,7 +60,7 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return f"[{', '.join(map(shown, value))}]"
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def table(section: type, prefix: str) -> list[str]:
