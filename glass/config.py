@@ -166,6 +166,9 @@ class ModelConfig:
     """Value of the constant gate."""
     gate_input: Literal["short", "state"] = "short"
     """First half of the gate's input: short-term context (paper) or decoder state (released)."""
+    empty_retrieval: Literal["short", "gate"] = "short"
+    """Where nothing was retrieved: exactly the short-term context, or the gate decides between it
+    and zeros (closer to the released code, which attends to padding)."""
     train_retrieved: bool = False
     """Let gradients reach the token table through the retrieved items; the paper does not."""
     copy_head: bool = False

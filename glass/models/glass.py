@@ -242,7 +242,8 @@ class Glass(
             x = torch.cat((bos.to(x.dtype), x), dim=-2)
         has_retrieval = None
         if retrieval is not None:
-            found = (retrieval.lengths > 0)[..., None].expand(x.shape[:-1])
+            found = retrieval.lengths > (0 if self.config.empty_retrieval == "short" else -1)
+            found = found[..., None].expand(x.shape[:-1])
             # BOS predicts sid_1, before anything can be searched.
             after_bos = torch.arange(x.shape[-2], device=x.device) > (0 if past is None else -1)
             has_retrieval = found & after_bos
