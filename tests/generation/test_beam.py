@@ -20,6 +20,8 @@ TIGER = dataclasses.replace(SMALL, use_sid_tier=False, use_hard_search=False)
 CONFIGS = {
     "glass": SMALL,
     "tier first": dataclasses.replace(SMALL, tier_token_last=False, gate_input="state"),
+    "copy head": dataclasses.replace(SMALL, copy_head=True, long_history="all"),
+    "empty by gate": dataclasses.replace(SMALL, empty_retrieval="gate", num_neighbours=0),
     "tiger": TIGER,
 }
 HISTORIES = [*random_histories(3, (1, 25), seed=2), [7]]
@@ -57,10 +59,12 @@ def enumerate_catalogue(model: Glass, batch: Batch) -> list[tuple[float, Sid]]:
     sids = sorted(CATALOGUE)
     codes = torch.tensor(sids)[None]
     encoded = model.encode(batch)
-    hidden, _ = model.decode(encoded, codes[..., :-1], model.retrieve(encoded, codes[..., 0]))
+    retrieval = model.retrieve(encoded, codes[..., 0])
+    hidden, _ = model.decode(encoded, codes[..., :-1], retrieval)
     totals = [0.0] * len(sids)
     for level in range(len(SIZES)):
-        logits = model.level_logits(hidden[0, :, level], level).double().tolist()
+        state = hidden[..., level, :]
+        logits = model.level_logits(state, level, encoded, retrieval, codes)[0].double().tolist()
         for row, sid in enumerate(sids):
             legal = legal_codes(CATALOGUE, sid[:level])
             mass = sum(math.exp(logits[row][code]) for code in legal)

@@ -63,7 +63,8 @@ class Literal:
             result.append(np.mean(members, axis=0) if members else vectors.mean(axis=0))
         return result
 
-    def tier_token(self, history: list[int]) -> Tensor:
+    def histogram(self, history: list[int]) -> list[float]:
+        """Share of the history in each tier of each code; float32, as the operation gives it."""
         features = []
         for prototype in self.prototypes():
             tiers = [0] * self.config.num_tiers
@@ -73,9 +74,14 @@ class Literal:
                 similarity = float(vector @ prototype / lengths)
                 inner = self.edges[1:-1]
                 tiers[sum(similarity >= edge for edge in inner)] += 1
-            # The operation gives float32 fractions.
             features += [float(np.float32(t / max(len(history), 1))) for t in tiers]
-        x = torch.tensor(features, dtype=torch.float64)
+        return features
+
+    def tier_token(self, history: list[int]) -> Tensor:
+        x = torch.tensor(self.histogram(history), dtype=torch.float64)
+        if self.config.tier_standardize:
+            buffers = dict(self.model.named_buffers())
+            x = (x - buffers["tier.feature_mean"]) * buffers["tier.feature_scale"]
         hidden = torch.relu(self.p["tier.mlp.0.weight"] @ x + self.p["tier.mlp.0.bias"])
         return self.p["tier.mlp.3.weight"] @ hidden + self.p["tier.mlp.3.bias"]
 
@@ -164,9 +170,12 @@ class Literal:
             fused = []
             for position in range(len(rows)):
                 z = z_short[position]
-                if position > 0 and found:  # BOS has nothing to search with
-                    query = normed[position : position + 1]
-                    z_ret = self.attend(query, torch.stack(found), f"{layer}.retrieved")[0]
+                by_gate = self.config.use_hard_search and self.config.empty_retrieval == "gate"
+                if position > 0 and (found or by_gate):  # BOS has nothing to search with
+                    z_ret = torch.zeros_like(z)
+                    if found:
+                        query = normed[position : position + 1]
+                        z_ret = self.attend(query, torch.stack(found), f"{layer}.retrieved")[0]
                     g = self.gate(z, z_ret, normed[position], layer)
                     z = (1 - g) * z + g * z_ret
                 fused.append(z)

@@ -19,8 +19,8 @@ def log_probs(model: Glass, encoded: Encoded, prefix: Sid) -> list[float]:
         retrieval = model.retrieve(encoded, torch.tensor([[prefix[0]]]))
     codes = torch.tensor(prefix, dtype=torch.int64).view(1, 1, -1)
     hidden, _ = model.decode(encoded, codes, retrieval)
-    logits = model.level_logits(hidden[0, 0, -1], len(prefix))
-    return logits.double().log_softmax(-1).tolist()
+    logits = model.level_logits(hidden[:, :, -1], len(prefix), encoded, retrieval, codes)
+    return logits[0, 0].double().log_softmax(-1).tolist()
 
 
 def legal_codes(catalogue: set[Sid], prefix: Sid) -> list[int]:

@@ -81,10 +81,16 @@ def toy_sids(
     return SidTable(codes.astype(np.int32), sizes, vectors.astype(np.float32))
 
 
-def toy_model(config: ModelConfig = SMALL, seed: int = 0, sids: SidTable | None = None) -> Glass:
-    """A model of `toy_sids`; item 2 is bought most."""
+def toy_model(
+    config: ModelConfig = SMALL,
+    seed: int = 0,
+    sids: SidTable | None = None,
+    dataset: Dataset | None = None,
+) -> Glass:
+    """A model of `toy_sids`; by default item 2 is bought twice and item 3 once in training."""
     torch.manual_seed(seed)
-    return Glass.from_data(config, sids or toy_sids(), toy_dataset([[[2], [2], [3], [4], [5]]]))
+    dataset = dataset or toy_dataset([[[2], [2], [3], [4], [5]]])
+    return Glass.from_data(config, sids or toy_sids(), dataset)
 
 
 def toy_batch(

@@ -14,7 +14,10 @@ from glass.models import Glass
 
 GLASS = dataclasses.replace(SMALL, dropout=0.0)
 TIGER = dataclasses.replace(GLASS, use_sid_tier=False, use_hard_search=False)
-SYSTEMS = pytest.mark.parametrize("config", [GLASS, TIGER], ids=["glass", "tiger"])
+COPYING = dataclasses.replace(GLASS, copy_head=True, empty_retrieval="gate")
+SYSTEMS = pytest.mark.parametrize(
+    "config", [GLASS, COPYING, TIGER], ids=["glass", "copying", "tiger"]
+)
 
 HISTORIES = [*random_histories(5, (1, 30), seed=5), [4], [1, 2], random_histories(1, (4, 5))[0]]
 TARGETS = [[3], [5, 0, 7], [9, 1], [2, 4, 6, 8], [38], [39], [0], [12, 11]]
@@ -28,7 +31,8 @@ def losses(model: Glass, batch: Batch) -> torch.Tensor:
     hidden, _ = model.decode(encoded, codes[..., :-1], retrieval)
     total = torch.zeros(batch.targets.shape)
     for level in range(model.num_levels):
-        logits = model.level_logits(hidden[..., level, :], level).log_softmax(-1)
+        state = hidden[..., level, :]
+        logits = model.level_logits(state, level, encoded, retrieval, codes).log_softmax(-1)
         total = total - logits.gather(-1, codes[..., level, None])[..., 0].float()
     return (total / model.num_levels * (batch.targets >= 0)).sum(-1)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from literal import Literal
 from torch import Tensor
-from toy import SMALL, random_histories, toy_batch, toy_model, toy_sids
+from toy import SMALL, random_dataset, random_histories, toy_batch, toy_model, toy_sids
 
 from glass.config import ModelConfig
 from glass.models import Glass
@@ -37,6 +37,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "two items": {"search_max_items": 2},
     "more items": {"search_max_items": 12, "search_min_items": 9},
     "all history": {"long_history": "all"},
+    "standardized": {"tier_standardize": True},
+    "empty by gate": {"empty_retrieval": "gate", "num_neighbours": 0},
     "short 9": {"short_length": 9},
     "short 1": {"short_length": 1},
 }
@@ -113,7 +115,13 @@ def test_switch_changes_the_loss(switch: str) -> None:
     config = dataclasses.replace(PAPER, **SWITCHES[switch])
     base, model = double_model(PAPER), double_model(config)
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    own = {"edges", "table", "neighbours"}  # follow from the configuration
+    own = {
+        "edges",
+        "table",
+        "neighbours",
+        "feature_mean",
+        "feature_scale",
+    }  # follow from the configuration
     shared = {
         name: tensor
         for name, tensor in base.state_dict().items()
@@ -214,3 +222,30 @@ def test_every_pair_of_switches_keeps_the_equations() -> None:
         target = targets_by_bucket()[1]
         found = model(toy_batch([HISTORY], [[target]], config)).loss
         torch.testing.assert_close(found, literal.loss(HISTORY, target), rtol=0, atol=1e-10)
+
+
+def test_features_are_standardized_over_the_long_histories_of_training_samples() -> None:
+    config = dataclasses.replace(PAPER, tier_standardize=True, short_length=2)
+    dataset = random_dataset(6)
+    model = toy_model(config, sids=sids(), dataset=dataset)
+    samples = dataset.samples("train")
+    rows = zip(samples.history_start, samples.history_end, strict=True)
+    histories = [dataset.items[start:end][:-2].tolist() for start, end in rows]
+    literal = Literal(model, config, sids(), EDGES["paper"])
+    features = np.array([literal.histogram(history) for history in histories])
+    assert len({len(history) for history in histories}) > 5
+    mean, scale = model.tier.feature_mean.numpy(), model.tier.feature_scale.numpy()
+    np.testing.assert_allclose(mean, features.mean(0), atol=1e-6)
+    deviation = np.maximum(features.std(0, ddof=1), 1e-3)
+    np.testing.assert_allclose(scale, 1 / deviation, rtol=1e-4)
+
+
+def test_copying_start_hands_tokens_through_the_cross_attentions() -> None:
+    """With an inner width of at least d_model; a narrower one copies a part."""
+    config = dataclasses.replace(PAPER, initialization="copy", num_heads=4, head_dim=5)
+    model = toy_model(config)
+    x = torch.randn(7, config.d_model)
+    for layer in model.decoder.layers:
+        for proj in (layer.short, layer.retrieved):
+            torch.testing.assert_close(proj.output(proj.value(x)), x, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.retrieved_projection(x), x)

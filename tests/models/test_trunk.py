@@ -115,7 +115,7 @@ def test_encoder_decoder_and_logits_are_t5(
     torch.testing.assert_close(hidden[:, 0], expected.decoder_hidden_states[-1], rtol=0, atol=1e-10)
     start = 0
     for level, size in enumerate(SIZES):
-        logits = ours.level_logits(hidden[:, 0, level], level)
+        logits = ours.level_logits(hidden[:, :, level], level, encoded, None, codes)[:, 0]
         torch.testing.assert_close(
             logits, expected.logits[:, level, start : start + size], rtol=0, atol=1e-10
         )

@@ -148,7 +148,7 @@ def test_killed_process(alone: Path, tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{script.parent}"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
