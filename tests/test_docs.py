@@ -7,8 +7,10 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -54,6 +56,13 @@ def typed(program: str) -> list[tuple[str, list[str]]]:
     return [case for i, case in enumerate(found) if case not in found[:i]]
 
 
+@cache
+def parser_of(command: str) -> Any:
+    parser = make_parser(f"glass {command}", "")
+    COMMANDS[command].add_options(parser)
+    return parser
+
+
 def check_glass(arguments: list[str]) -> None:
     """Raises where `glass` would, up to the existence of its config."""
     if arguments in WITHOUT_CONFIG or arguments[0].isupper():  # `glass COMMAND CONFIG` is a form
@@ -69,10 +78,8 @@ def check_glass(arguments: list[str]) -> None:
     if rest in (["--help"], []):
         return
     assert not rest[0].startswith("-"), f"glass {name}: a CONFIG comes first"
-    parser = make_parser(f"glass {name}", "")
-    COMMANDS[name].add_options(parser)
     if "--help" not in rest:
-        parse(parser, None, rest[1:])
+        parse(parser_of(name), None, rest[1:])
 
 
 @pytest.mark.parametrize(("page", "arguments"), typed("glass"), ids=str)
@@ -123,8 +130,7 @@ def test_configs_that_are_named_exist(page: Path) -> None:
 def test_yaml_examples_are_configs(block: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(block)
-    parser = make_parser("glass run", "")
-    parser.parse_object(read_yaml(path), defaults=False)
+    parser_of("run").parse_object(read_yaml(path), defaults=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
