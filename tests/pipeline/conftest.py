@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ import pytest
 import yaml
 
 NUM_USERS, NUM_ITEMS, NUM_EVENTS = 24, 30, 36
+
+
+@pytest.fixture(autouse=True)
+def sigint() -> Iterator[None]:
+    """Ctrl-C as at a terminal: a shell starts background jobs with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def shop_events(seed: int = 0) -> pl.DataFrame:
