@@ -94,6 +94,8 @@ def _rows(folder: Path) -> int:
 
 
 def main(folder: Path, kill_at: list[int]) -> None:
+    # an optimizer's first use imports much of torch: here once, not in every fork
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
     rng, killed = random.Random(0), 0
     for rows in kill_at:
         child = os.fork()
@@ -102,7 +104,7 @@ def main(folder: Path, kill_at: list[int]) -> None:
             os._exit(0)
         ended = 0
         while _rows(folder) < rows and not ended:
-            time.sleep(0.002)
+            time.sleep(0.005)
             ended, _ = os.waitpid(child, os.WNOHANG)
         if not ended:
             time.sleep(rng.random() * 0.02)
