@@ -214,8 +214,8 @@ def damages(whole: bytes, other: Path) -> dict[str, bytes]:
         "without its end": whole[:-30],
         "text": b"not a checkpoint\n" * 40,
         "zeros": bytes(4000),
-        "pickle with code": pickle.dumps(Touch(other)),
-        "pickle of a list": pickle.dumps([1, 2, 3]),
+        "pickle with code": pickle.dumps(Touch(other), protocol=2),
+        "pickle of a list": pickle.dumps([1, 2, 3], protocol=2),
     }
 
 
