@@ -86,7 +86,7 @@ def test_wide_beam_is_the_exact_ranking_of_the_catalogue(name: str) -> None:
 
 
 @pytest.mark.parametrize("constrained", [True, False])
-@pytest.mark.parametrize("width", [1, 3, 8])
+@pytest.mark.parametrize("width", [1, 8])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_search_is_the_search_over_whole_prefixes(
     name: str, width: int, constrained: bool

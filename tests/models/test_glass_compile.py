@@ -15,13 +15,11 @@ TIGER = dataclasses.replace(GLASS, use_sid_tier=False, use_hard_search=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("config", "backend"), [(GLASS, "eager"), (TIGER, "aot_eager")], ids=["glass", "tiger"]
-)
-def test_forward_is_one_graph(config: ModelConfig, backend: str) -> None:
+@pytest.mark.parametrize("config", [GLASS, TIGER], ids=["glass", "tiger"])
+def test_forward_is_one_graph(config: ModelConfig) -> None:
     torch._dynamo.reset()
     model = toy_model(config)
-    compiled = torch.compile(model, backend=backend, fullgraph=True, dynamic=True)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=True)
     for seed in (0, 1):  # other lengths, other numbers of targets
         histories = random_histories(6, (2, 25), seed=seed)
         targets = [list(range(n)) for n in (1, 2, 3, 1, 2 + seed, 1)]

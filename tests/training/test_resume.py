@@ -166,7 +166,7 @@ def test_finished_run_is_not_repeated(alone: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"learning_rate": 1e-3}, {"seed": 3}, {"batch_size": 5}, {"max_epochs": 2.5}]
+    "change", [{"learning_rate": 1e-3}, {"seed": 3}, {"batch_size": 5}, {"max_epochs": 1.3}]
 )
 def test_other_settings_start_anew(change: dict[str, Any], tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, max_epochs=1)
