@@ -153,12 +153,13 @@ def save_system(
         write_json_atomic(temporary / TRAINED, trained)
 
 
-def load_system(folder: Path) -> tuple[Glass, SidTable, SidTrie]:
+def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
     """What `save_system` wrote, ready for generation.
 
     Raises:
         ValueError: the folder holds no model.
     """
+    folder = Path(folder)
     if not (folder / TRAINED).exists():
         raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
     with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
@@ -167,9 +168,9 @@ def load_system(folder: Path) -> tuple[Glass, SidTable, SidTrie]:
     return model, SidTable.load(folder / "sid"), trie
 
 
-def trained_on(folder: Path) -> str:
+def trained_on(folder: Path | str) -> str:
     """Fingerprint of the data set that the model of `load_system` was trained on."""
-    return str(json.loads((folder / TRAINED).read_text())["data"])
+    return str(json.loads((Path(folder) / TRAINED).read_text())["data"])
 
 
 def decode_samples(

@@ -1,0 +1,30 @@
+"""Saved models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glass.pipeline.neural import load_system, trained_on
+
+
+@pytest.fixture
+def saved(finished: Path) -> Path:
+    return finished.parent / "runs" / "tiny" / "glass"
+
+
+def test_a_folder_may_be_named_by_a_string(saved: Path) -> None:
+    by_path, _, _ = load_system(saved)
+    by_string, table, trie = load_system(str(saved))
+    assert table.num_items == 30
+    assert trie.codebook_sizes == (4, 4, 4)
+    assert trained_on(str(saved)) == trained_on(saved)
+    for name, value in by_path.state_dict().items():
+        assert torch.equal(by_string.state_dict()[name], value), name
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no trained model; run `glass train`"):
+        load_system(str(tmp_path))
