@@ -26,6 +26,7 @@ from glass.pipeline.keys import KEY, stored_key, system_config, training_key
 from glass.sid import SidTable
 from glass.sid.files import replaced_folder
 from glass.training import Validator, train
+from glass.training.loop import METRIC
 from glass_kernels import SidTrie
 
 log = logging.getLogger(__name__)
@@ -147,10 +148,39 @@ def save_system(
         ValueError: the folder cannot be written.
     """
     with replaced_folder(folder) as temporary:
-        model.save_pretrained(temporary)
+        temporary.joinpath("README.md").write_text(model_card(folder.name, model, table, trained))
+        model.save_pretrained(temporary)  # leaves a README.md that is there already
         table.save(temporary / "sid")
         trie.save(temporary / "trie.safetensors")
         write_json_atomic(temporary / TRAINED, trained)
+
+
+def model_card(system: str, model: Glass, table: SidTable, trained: dict[str, Any]) -> str:
+    """What the model is, as Markdown; the card of the hub mixin would tell of a push to the hub.
+
+    Args:
+        system: "glass" or "tiger".
+        trained: what `save_system` keeps beside the model.
+    """
+    data = table.manifest.get("dataset", {}).get("name", "an unnamed data set")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        f"# {system.upper()} on {data}",
+        "",
+        "A generative recommender trained by glass-rec, for the catalogue it was trained on.",
+        "",
+        f"- {table.num_items:,} items, semantic IDs of {list(table.codebook_sizes)} codes",
+        f"- {parameters:,} parameters; the settings are in `config.json`",
+        f"- weights of step {trained['best_step']} of {trained['steps']}, the best on the "
+        f"validation split: {METRIC} {trained['best']:.4f}",
+        "",
+        "```python",
+        "from glass.pipeline.neural import load_system",
+        "",
+        'model, sid_table, trie = load_system("this folder")',
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
