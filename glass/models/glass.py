@@ -134,7 +134,8 @@ class Glass(
         """A new model for the SIDs and vectors of `sid_table`; fitted on training counts alone.
 
         Raises:
-            ValueError: the SIDs are of another catalogue than the data set's.
+            ValueError: the SIDs are of another catalogue than the data set's, or
+                `tier_standardize` with fewer than two training samples.
         """
         codes = torch.from_numpy(sid_table.codes)
         if len(codes) != dataset.num_items:
@@ -304,6 +305,12 @@ def _training_histories(
 ) -> tuple[Tensor, Tensor]:
     """Long histories of up to `count` training samples drawn with a fixed seed, jagged."""
     samples = dataset.samples("train")
+    if len(samples) < 2:
+        raise ValueError(
+            "model.tier_standardize needs at least 2 training samples with a history, data set "
+            f"{dataset.name!r} has {len(samples)}; set model.tier_standardize to false, or keep "
+            "more training events (data.num_test_events, data.num_valid_events)"
+        )
     collate = Collator(
         dataset, samples, short_length=config.short_length, long_history=config.long_history
     )

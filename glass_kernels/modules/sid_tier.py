@@ -24,6 +24,9 @@ from glass_kernels.sid_tier.tiers import (
 EdgeKind = Literal["paper", "equal", "quantile", "geometric"]
 PAPER_EDGES = (-1.0, -0.1, 0.0, 0.1, 1.0)
 MIN_DEVIATION = 1e-3
+"""A feature that varies less over the training histories is centred but not scaled."""
+MAX_DEVIATIONS = 32.0
+"""Standardised features end here: of a rare code, one unusual history could be hundreds."""
 
 
 def sid_prototypes(embeddings: Tensor, sid1: Tensor, num_codes: int) -> Tensor:
@@ -184,7 +187,8 @@ class SidTier(nn.Module):
 
     The fractions of the histogram are small and vary little between users, so the first Linear
     learns slowly from them. After `standardize` it is fed `(histogram - feature_mean) *
-    feature_scale`; since that is affine, the module can represent the same functions as before.
+    feature_scale`, clamped to 32 deviations either way; since that is affine up to there, the
+    module can represent the same functions as before.
     """
 
     table: Tensor
@@ -270,16 +274,22 @@ class SidTier(nn.Module):
             item_ids: int32 or int64 [T], histories of training samples one after another.
             offsets: int64 [B+1], B at least 2.
 
-        A deviation below 1e-3 counts as 1e-3: what hardly varies here must not dominate elsewhere.
+        A feature of a deviation below 1e-3 keeps its scale: what hardly varies here must not
+        dominate elsewhere.
 
         Raises ValueError for fewer than two histories and for what `sid_tier` refuses.
         """
         histogram = sid_tier(item_ids, offsets, self.table, self.num_tiers)
         if len(histogram) < 2:
-            raise ValueError(f"offsets must describe at least 2 histories, had {len(histogram)}")
+            raise ValueError(
+                f"item_ids and offsets must hold at least 2 histories to have a deviation, held "
+                f"{len(histogram)}; give more training histories or do not standardize"
+            )
         features = histogram.flatten(1).to(torch.float64)
+        deviation = features.std(0)
+        varies = deviation >= MIN_DEVIATION
         self.feature_mean.copy_(features.mean(0))
-        self.feature_scale.copy_(features.std(0).clamp_min(MIN_DEVIATION).reciprocal())
+        self.feature_scale.copy_(deviation.where(varies, 1.0).reciprocal())
 
     def occupancy(self, weights: Tensor | None = None) -> Tensor:
         """`tier_occupancy` of the table."""
@@ -289,6 +299,7 @@ class SidTier(nn.Module):
         """Tier token [B, d] of the histories `item_ids` [T], `offsets` int64 [B+1]."""
         histogram = sid_tier(item_ids, offsets, self.table, self.num_tiers).flatten(1)
         features = (histogram - self.feature_mean) * self.feature_scale
+        features = features.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
         weight: Tensor = self.get_parameter("mlp.0.weight")
         token: Tensor = self.mlp(features.to(weight.dtype))
         return token

@@ -252,18 +252,44 @@ def test_standardize_by_hand() -> None:
     assert mlp_input(tier, ids, offsets).tolist() == [[1.0, -1.0], [0.0, 0.0], [-1.0, 1.0]]
 
 
-def test_standardize_holds_back_what_hardly_varies() -> None:
+def test_standardize_does_not_scale_what_hardly_varies() -> None:
     tier, _ = module()
     ids, offsets = torch.tensor([4, 4, 4, 4]), torch.tensor([0, 1, 2, 4])  # equal histograms
     tier.standardize(ids, offsets)
-    torch.testing.assert_close(tier.feature_scale, torch.full((20,), 1000.0))
+    assert tier.feature_scale.tolist() == [1.0] * 20
     assert mlp_input(tier, ids, offsets).abs().max() == 0
+    unusual = mlp_input(tier, torch.arange(30), torch.tensor([0, 30]))
+    assert 0.1 < unusual.abs().max() <= 1  # a difference of shares, not a thousand times that
+
+
+@pytest.mark.parametrize(("rare", "scaled"), [(3, True), (1, False)])
+def test_standardize_scales_from_a_deviation_of_a_thousandth(rare: int, scaled: bool) -> None:
+    # two histories of 1,000 events with and without `rare` of item 1: deviation rare/1000/sqrt(2)
+    tier = SidTier(2, 1, 2, embedding_dim=1, d_model=3)
+    tier.table = torch.tensor([[0], [1]], dtype=torch.uint8)
+    ids = torch.zeros(2000, dtype=torch.int64)
+    ids[:rare] = 1
+    tier.standardize(ids, torch.tensor([0, 1000, 2000]))
+    wanted = 1000 * 2**0.5 / rare if scaled else 1.0
+    torch.testing.assert_close(tier.feature_scale, torch.full((2,), wanted), rtol=1e-4, atol=0)
+
+
+def test_standardized_features_end_at_32_deviations() -> None:
+    tier = SidTier(2, 1, 2, embedding_dim=1, d_model=3)
+    tier.table = torch.tensor([[0], [1]], dtype=torch.uint8)
+    ids = torch.zeros(2000, dtype=torch.int64)
+    ids[:4] = 1  # shares of item 1: .004 and 0
+    tier.standardize(ids, torch.tensor([0, 1000, 2000]))
+    usual = mlp_input(tier, ids, torch.tensor([0, 1000, 2000]))
+    torch.testing.assert_close(usual.abs(), torch.full((2, 2), 0.5**0.5), rtol=1e-3, atol=0)
+    assert mlp_input(tier, torch.tensor([1]), torch.tensor([0, 1])).tolist() == [[-32.0, 32.0]]
 
 
 @pytest.mark.parametrize("offsets", [[0], [0, 3]])
 def test_standardize_refuses_fewer_than_two_histories(offsets: list[int]) -> None:
     tier, _ = module()
-    with pytest.raises(ValueError, match=rf"at least 2 histories, had {len(offsets) - 1}"):
+    message = rf"at least 2 histories .* held {len(offsets) - 1}; give more training histories"
+    with pytest.raises(ValueError, match=f"item_ids and offsets must hold {message}"):
         tier.standardize(torch.arange(offsets[-1]), torch.tensor(offsets))
     assert tier.feature_scale.tolist() == [1.0] * 20
 

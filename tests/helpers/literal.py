@@ -82,6 +82,7 @@ class Literal:
         if self.config.tier_standardize:
             buffers = dict(self.model.named_buffers())
             x = (x - buffers["tier.feature_mean"]) * buffers["tier.feature_scale"]
+            x = x.clamp(-32, 32)
         hidden = torch.relu(self.p["tier.mlp.0.weight"] @ x + self.p["tier.mlp.0.bias"])
         return self.p["tier.mlp.3.weight"] @ hidden + self.p["tier.mlp.3.bias"]
 

@@ -64,6 +64,13 @@ def test_sids_of_another_catalogue_are_refused() -> None:
         Glass.from_data(SMALL, toy_sids(num_items=39), toy_dataset([[[1], [2]]]))
 
 
+def test_standardizing_over_a_single_training_sample_is_refused() -> None:
+    config = dataclasses.replace(SMALL, tier_standardize=True)
+    message = r"model\.tier_standardize needs at least 2 training samples .*'toy' has 1; set"
+    with pytest.raises(ValueError, match=message):
+        Glass.from_data(config, toy_sids(), toy_dataset([[[2], [3], [4], [5]]]))
+
+
 def test_two_models_of_one_seed_are_equal() -> None:
     one, two = toy_model(seed=4).state_dict(), toy_model(seed=4).state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
