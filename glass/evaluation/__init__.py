@@ -10,6 +10,7 @@ from glass.evaluation.baselines import (
 from glass.evaluation.bootstrap import bootstrap_ci, paired_bootstrap
 from glass.evaluation.catalogue import SidCatalogue
 from glass.evaluation.diagnostics import generation_diagnostics
+from glass.evaluation.item_ranking import ItemRanking, rank_items
 from glass.evaluation.metrics import RankMetrics, rank_metrics
 from glass.evaluation.predictions import Predictions, read_predictions, write_predictions
 from glass.evaluation.ranking import SystemRanking
@@ -18,6 +19,7 @@ from glass.evaluation.table import format_table
 from glass.evaluation.targets import Targets
 
 __all__ = [
+    "ItemRanking",
     "Predictions",
     "RankMetrics",
     "SidCatalogue",
@@ -31,6 +33,7 @@ __all__ = [
     "generation_diagnostics",
     "paired_bootstrap",
     "rank_item_knn",
+    "rank_items",
     "rank_metrics",
     "rank_own_frequency",
     "rank_popularity",

@@ -21,6 +21,8 @@ class SidCatalogue:
         unique_codes: int32 [U, L], lexicographically sorted.
         sid_of_item: int32 [V], row of `unique_codes`.
         sizes: int32 [U], items of each SID.
+        item_ids: int32 [V], items SID by SID, rising within a SID.
+        item_offsets: int64 [U+1], where the items of a SID start in `item_ids`.
 
     Raises:
         ValueError: `codes` is not a non-empty integer matrix, or holds a negative code.
@@ -53,6 +55,8 @@ class SidCatalogue:
         _, first_item, sizes = np.unique(prefix, return_index=True, return_counts=True)
         self.unique_codes: Int32Array = self.codes[first_item]
         self.sizes: Int32Array = sizes.astype(np.int32)
+        self.item_ids: Int32Array = np.argsort(prefix, kind="stable").astype(np.int32)
+        self.item_offsets: Int64Array = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     @property
     def num_items(self) -> int:
@@ -97,6 +101,6 @@ class SidCatalogue:
             known &= keys[prefix] == key
         return np.where(known, prefix, -1).astype(np.int32)
 
-    def items_of(self, sid: int) -> Int64Array:
-        """int64 [m] items of SID `sid`, in item order."""
-        return np.flatnonzero(self.sid_of_item == sid)
+    def items_of(self, sid: int) -> Int32Array:
+        """int32 [m] items of SID `sid`, in item order."""
+        return self.item_ids[self.item_offsets[sid] : self.item_offsets[sid + 1]]

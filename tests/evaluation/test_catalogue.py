@@ -76,3 +76,10 @@ def test_refuses_bad_codes(codes):
 def test_refuses_lookup_of_other_levels():
     with pytest.raises(ValueError, match="levels"):
         SidCatalogue(np.array([[0, 1]])).lookup(np.zeros((2, 3), int))
+
+
+def test_items_lie_sid_by_sid():
+    catalogue = SidCatalogue(np.array([[1, 1], [0, 2], [1, 1], [0, 2], [0, 0], [0, 2]]))
+    assert catalogue.item_ids.tolist() == [4, 1, 3, 5, 0, 2]
+    assert catalogue.item_offsets.tolist() == [0, 1, 4, 6]
+    assert [catalogue.items_of(sid).tolist() for sid in range(3)] == [[4], [1, 3, 5], [0, 2]]
