@@ -229,6 +229,8 @@ class EvalConfig:
     """Histories at once."""
     ks: tuple[int, ...] = (1, 3, 5, 10, 20)
     """Cut-offs of Hit@K and NDCG@K."""
+    item_prior: float = 1.0
+    """Items that share a SID: weight of their popularity, in events of the user's own."""
     bootstrap: int = 1000
     """Resamples of users behind each confidence interval."""
     knn_neighbours: int = 100

@@ -19,7 +19,7 @@ from glass.evaluation.arrays import (
 from glass.evaluation.catalogue import SidCatalogue
 from glass.evaluation.targets import Targets
 
-_NAME = re.compile(r"(item_)?(hit|ndcg)@(\d+)")
+_NAME = re.compile(r"(item_|split_item_)?(hit|ndcg)@(\d+)")
 
 
 @dataclass(frozen=True)
@@ -27,37 +27,38 @@ class RankMetrics:
     """Ranks of N targets and the metrics that follow from them.
 
     With one relevant item a target, Hit@K (= Recall@K) is [rank <= K] and NDCG@K is
-    [rank <= K] / log2(rank + 1). At item level the rank is uniform over `item_places` places that
-    begin at `item_first`, and both are expectations over it.
+    [rank <= K] / log2(rank + 1). Where a SID's items split its credit, the rank is uniform over
+    `split_places` places that begin at `split_first`, and both are expectations over it.
     """
 
     ks: tuple[int, ...]
     """Cut-offs."""
     sid_rank: Int64Array
     """int64 [N] rank of the target's SID from 1; 0: not ranked."""
-    item_first: Int64Array
-    """int64 [N] first place from 1 that the target item may take; 0: not ranked."""
-    item_places: Int64Array
-    """int64 [N] places that it may take, all equally likely."""
+    split_first: Int64Array
+    """int64 [N] first place from 1 of the items of the target's SID; 0: not ranked."""
+    split_places: Int64Array
+    """int64 [N] places that the target item may take, all equally likely."""
+    item_rank: Int64Array | None = None
+    """int64 [N] rank of the target in the item list from 1; 0: not ranked. None: no such list."""
 
     def __len__(self) -> int:
         return len(self.sid_rank)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Metric names, "hit@1" .. "item_ndcg@<largest K>"."""
+        """Metric names, "hit@1" .. "split_item_ndcg@<largest K>"."""
+        levels = ("", "split_item_") if self.item_rank is None else ("", "item_", "split_item_")
         return tuple(
-            f"{level}{kind}@{k}"
-            for level in ("", "item_")
-            for kind in ("hit", "ndcg")
-            for k in self.ks
+            f"{level}{kind}@{k}" for level in levels for kind in ("hit", "ndcg") for k in self.ks
         )
 
     def per_target(self, name: str) -> FloatArray:
         """Metric of each target.
 
         Args:
-            name: "hit@K", "ndcg@K", "item_hit@K" or "item_ndcg@K" with a K of `ks`.
+            name: one of `names`: "hit@K" or "ndcg@K" with a K of `ks`, of the SID as it is, of
+                the item list with "item_", of split credit with "split_item_" before it.
 
         Returns:
             float64 [N] in [0, 1].
@@ -66,10 +67,14 @@ class RankMetrics:
             ValueError: an unknown name or cut-off.
         """
         match = _NAME.fullmatch(name)
-        if match is None or int(match[3]) not in self.ks:
+        if match is None or name not in self.names:
             raise ValueError(f"name={name!r} is no metric here; choose of {', '.join(self.names)}")
-        first = self.item_first if match[1] else self.sid_rank
-        places = self.item_places if match[1] else np.ones_like(first)
+        if match[1] == "split_item_":
+            first, places = self.split_first, self.split_places
+        else:
+            rank = self.item_rank if match[1] else self.sid_rank
+            assert rank is not None, "item metrics are named only where items are ranked"
+            first, places = rank, np.ones_like(rank)
         return _expected_gain(first, places, int(match[3]), discounted=match[2] == "ndcg")
 
     def summary(self, mask: BoolArray | None = None) -> dict[str, float]:
@@ -106,9 +111,10 @@ def rank_metrics(
 
     A SID counts once, at its best place. Entries of -1 (a beam whose codes the catalogue does not
     hold, or no beam) take no place: a server would drop them, and the share of such beams is
-    reported beside the metrics. The m items of a SID stand in random order, so the target's item
-    rank is uniform over the m places that follow the items of better SIDs; a system that ranks
-    items by itself hands over `items` and is judged by them at item level.
+    reported beside the metrics. Item metrics judge `items`, the list that would be shown
+    (`rank_items` makes it of SIDs), and there are none without it. Split credit needs `ranked`
+    only: the m items of a SID stand in random order, so the target's rank is uniform over the m
+    places that follow the items of better SIDs.
 
     Args:
         ranked: integer [S, W] SID indices, best first, -1 = invalid or none.
@@ -130,13 +136,17 @@ def rank_metrics(
     truth = catalogue.sid_of_item[targets.item]
     sizes = catalogue.sizes.astype(np.int64)
     rank, before = _find(ranked, targets.sample, truth, sizes)
-    if items is None:
-        first, places = np.where(rank > 0, before + 1, 0), np.where(rank > 0, sizes[truth], 0)
-    else:
+    item_rank = None
+    if items is not None:
         _check_lists("items", items, targets, catalogue.num_items, cutoffs[-1])
-        first, _ = _find(items, targets.sample, targets.item, None)
-        places = (first > 0).astype(np.int64)
-    return RankMetrics(ks=cutoffs, sid_rank=rank, item_first=first, item_places=places)
+        item_rank, _ = _find(items, targets.sample, targets.item, None)
+    return RankMetrics(
+        ks=cutoffs,
+        sid_rank=rank,
+        split_first=np.where(rank > 0, before + 1, 0),
+        split_places=np.where(rank > 0, sizes[truth], 0),
+        item_rank=item_rank,
+    )
 
 
 def _expected_gain(

@@ -33,7 +33,7 @@ class Predictions:
     scores: NDArray[np.float32] | None = None
     """float32 [S, W] score of each SID, if the system has one."""
     items: Int32Array | None = None
-    """int32 [S, W'] items, if the system ranks them by itself, -1 = none."""
+    """int32 [S, W'] items to show, if they are ranked, best first, -1 = none."""
 
 
 def write_predictions(

@@ -16,7 +16,9 @@ from glass.evaluation.bootstrap import interval, resampled_means
 from glass.evaluation.metrics import RankMetrics
 from glass.evaluation.targets import Targets
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: item_* judges the item lists of every system; split credit has names of its own. Part of the
+fingerprint of an evaluation, so results of another version are made anew."""
 REFERENCES = ("glass", "tiger")
 """Differences are taken from the first of these systems that ran, to each other one."""
 HISTORY_EDGES = (50, 100, 200, 500, 1000)

@@ -13,8 +13,8 @@ def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None)
 
     Args:
         metrics: what `build_metrics` returns.
-        names: metrics to show; None: Hit@10 and NDCG@10 at both levels, or, where 10 is no cut-off,
-            at the largest one. NDCG of repeat and first-time targets follows.
+        names: metrics to show; None: Hit@10 and NDCG@10 of SIDs and of item lists, or, where 10 is
+            no cut-off, at the largest one. NDCG of repeat and first-time targets follows.
 
     Raises:
         ValueError: a metric that no system has.
@@ -23,7 +23,7 @@ def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None)
     known = next((list(parts["all"]) for parts in systems.values() if parts["all"]), [])
     k = _cut_off(known)
     if names is None:
-        names = [f"{kind}@{k}" for kind in DEFAULT_KINDS] if known else []
+        names = [f"{kind}@{k}" for kind in DEFAULT_KINDS if f"{kind}@{k}" in known]
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"names {unknown} are not among {', '.join(known) or 'no metrics'}")
     split = f"ndcg@{k}"
@@ -57,7 +57,10 @@ def _cut_off(names: Sequence[str]) -> int:
 
 
 def _title(name: str) -> str:
-    return name.replace("item_", "item ").replace("hit", "Hit").replace("ndcg", "NDCG")
+    words = {"split_": "split ", "item_": "item ", "hit": "Hit", "ndcg": "NDCG"}
+    for short, shown in words.items():
+        name = name.replace(short, shown)
+    return name
 
 
 def _mean_and_bounds(

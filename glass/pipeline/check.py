@@ -76,4 +76,6 @@ def _check_eval(evaluation: EvalConfig) -> None:
     for field in ("batch_size", "knn_neighbours"):
         value = getattr(evaluation, field)
         _require(value >= 1, f"eval.{field}", value, "at least 1")
+    prior = evaluation.item_prior
+    _require(0 < prior < float("inf"), "eval.item_prior", prior, "a number above 0")
     _require(evaluation.bootstrap >= 0, "eval.bootstrap", evaluation.bootstrap, "at least 0")

@@ -28,13 +28,11 @@ def example_users(run: Run, count: int, *, seed: int = 0) -> list[ExampleUser]:
         chosen.setdefault(int(samples.users[row]), int(row))
         if len(chosen) == count:
             break
-    rankings = {system: run.ranked(system) for system in run.config.systems}
+    rankings = {system: run.ranked_items(system) for system in run.config.systems}
     return [_example(run, row, rankings) for row in chosen.values()]
 
 
-def _example(
-    run: Run, row: int, rankings: dict[str, tuple[np.ndarray, np.ndarray | None]]
-) -> ExampleUser:
+def _example(run: Run, row: int, rankings: dict[str, np.ndarray]) -> ExampleUser:
     samples, dataset = run.samples, run.dataset
     start, end = int(samples.history_start[row]), int(samples.history_end[row])
     history = dataset.items[start:end]
@@ -42,9 +40,8 @@ def _example(
     seen, wanted = set(history.tolist()), set(targets.tolist())
     shown = {}
     found: set[int] = set()
-    for system, (sids, items) in rankings.items():
-        ranked = items[row] if items is not None else _items_of_sids(run, sids[row], history)
-        top = [int(item) for item in ranked if item >= 0][:10]
+    for system, ranked in rankings.items():
+        top = [int(item) for item in ranked[row] if item >= 0][:10]
         found |= wanted & set(top)
         shown[system] = [_item(run, i, repeat=i in seen, hit=i in wanted) for i in top]
     return ExampleUser(
@@ -55,18 +52,6 @@ def _example(
         recommendations=shown,
         targets=[_item(run, int(i), repeat=int(i) in seen, hit=int(i) in found) for i in targets],
     )
-
-
-def _items_of_sids(run: Run, sids: np.ndarray, history: np.ndarray) -> list[int]:
-    """Items of ranked SIDs; inside a SID the user's own most frequent, then the most popular."""
-    own = Counter(history.tolist())
-    counts = run.dataset.train_counts
-    ranked: list[int] = []
-    for sid in sids:
-        if sid >= 0:
-            items = run.catalogue.items_of(int(sid)).tolist()
-            ranked += sorted(items, key=lambda item: (-own[item], -int(counts[item]), item))
-    return ranked
 
 
 def _buckets(run: Run, history: np.ndarray) -> list[ShownBucket]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from glass.config import ModelConfig, RunConfig
 from glass.data import Dataset
+from glass.evaluation.results import FORMAT_VERSION
 from glass.pipeline.check import NEURAL
 from glass.sid import SidTable
 from glass.training.checkpoint import fingerprint
@@ -38,7 +39,8 @@ def training_key(system: str, config: RunConfig, dataset: Dataset, table: SidTab
 def evaluation_key(config: RunConfig, dataset: Dataset, table: SidTable) -> str:
     """Hash of all that decides `metrics.json` and the predictions."""
     trained = [training_key(s, config, dataset, table) for s in config.systems if s in NEURAL]
-    return fingerprint(list(config.systems), config.eval, trained, _inputs(dataset, table))
+    given = (list(config.systems), config.eval, trained, _inputs(dataset, table))
+    return fingerprint(FORMAT_VERSION, *given)
 
 
 def stored_key(path: Path) -> str | None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from glass.data import Dataset, Samples
+from glass.evaluation import SidCatalogue, rank_items
 from glass.pipeline.check import NEURAL
 from glass.pipeline.neural import decode_samples, load_system, trained_on
 
@@ -26,7 +26,7 @@ class Recommendation:
     title: str
     sid: tuple[int, ...]
     score: float
-    """Log-probability of the item's SID."""
+    """log P(item | user)."""
     repeat: bool
     """The item is in the user's history."""
 
@@ -41,8 +41,8 @@ def recommend(
 ) -> dict[str, list[Recommendation]]:
     """The best items for each user, given everything that user did.
 
-    SIDs are ranked by log-probability; inside a SID the user's own most frequent item comes
-    first, then the most popular.
+    The items of all beams are ranked together by P(item | user), as `glass evaluate` does
+    (`glass.evaluation.rank_items`).
 
     Args:
         run: a trained run.
@@ -71,21 +71,24 @@ def recommend(
     decoded = decode_samples(
         model, trie, run.dataset, samples, run.config, name=system, progress=False
     )
-    values, item_offsets = trie.items(torch.from_numpy(decoded.codes).to(trie.device))
-    items, ends = values.cpu().numpy(), item_offsets.cpu().numpy()
-    width = decoded.codes.shape[1]
+    catalogue = SidCatalogue(table.codes)
+    ranked = rank_items(
+        catalogue.lookup(decoded.codes),
+        decoded.scores,
+        run.dataset,
+        samples,
+        catalogue,
+        prior=run.config.eval.item_prior,
+    )
     result = {}
     for number, user in enumerate(users):
-        history = run.dataset.items[start[number] : end[number]]
-        bounds = ends[number * width : (number + 1) * width + 1]
-        result[user] = _rank(
-            run.dataset, table.codes, items, bounds, decoded.scores[number], history
-        )
-        if exclude_seen:
-            result[user] = [item for item in result[user] if not item.repeat]
+        items, scores = ranked.items[number], ranked.scores[number]
+        repeat = np.isin(items, run.dataset.items[start[number] : end[number]])
+        kept = (items >= 0) & ~(repeat & exclude_seen)
+        chosen = np.flatnonzero(kept)[:num_items]
         result[user] = [
-            Recommendation(rank, r.raw_item_id, r.title, r.sid, r.score, r.repeat)
-            for rank, r in enumerate(result[user][:num_items], start=1)
+            _recommendation(run.dataset, table.codes, rank, items[at], scores[at], repeat[at])
+            for rank, at in enumerate(chosen, start=1)
         ]
     return result
 
@@ -101,28 +104,15 @@ def _user_rows(dataset: Dataset, users: Sequence[str]) -> np.ndarray:
     return np.array([known[user] for user in users], dtype=np.int64)
 
 
-def _rank(
-    dataset: Dataset,
-    codes: np.ndarray,
-    items: np.ndarray,
-    bounds: np.ndarray,
-    scores: np.ndarray,
-    history: np.ndarray,
-) -> list[Recommendation]:
-    """Items of one user's beams: by beam, then own count, then popularity."""
-    beam = np.repeat(np.arange(len(scores)), np.diff(bounds))
-    chosen = items[bounds[0] : bounds[-1]]
-    own = np.bincount(history, minlength=dataset.num_items)[chosen]
-    order = np.lexsort((chosen, -dataset.train_counts[chosen], -own, beam))
-    table = dataset.item_table
-    return [
-        Recommendation(
-            rank=0,
-            raw_item_id=str(table["raw_item_id"][item]),
-            title=str(table["title"][item]),
-            sid=tuple(codes[item].tolist()),
-            score=float(scores[beam[place]]),
-            repeat=bool(own[place]),
-        )
-        for place, item in zip(order, chosen[order].tolist(), strict=True)
-    ]
+def _recommendation(
+    dataset: Dataset, codes: np.ndarray, rank: int, item: int, score: float, repeat: bool
+) -> Recommendation:
+    item = int(item)
+    return Recommendation(
+        rank=rank,
+        raw_item_id=str(dataset.item_table["raw_item_id"][item]),
+        title=str(dataset.item_table["title"][item]),
+        sid=tuple(codes[item].tolist()),
+        score=float(score),
+        repeat=bool(repeat),
+    )

@@ -27,6 +27,7 @@ from glass.evaluation import (
     choose_half_life,
     generation_diagnostics,
     rank_item_knn,
+    rank_items,
     rank_metrics,
     rank_own_frequency,
     rank_popularity,
@@ -250,16 +251,21 @@ class Run:
         numbers = generation_diagnostics(
             decoded.codes, self.targets, self.catalogue, decoded.prefixes
         )
-        self._write(system, ranked, scores=decoded.scores)
-        metrics = rank_metrics(ranked, self.targets, self.catalogue, self.config.eval.ks)
+        items = rank_items(
+            ranked,
+            decoded.scores,
+            self.dataset,
+            self.samples,
+            self.catalogue,
+            width=self.config.eval.beam_width,
+            prior=self.config.eval.item_prior,
+        ).items
+        metrics = self._judge(system, ranked, items, scores=decoded.scores)
         return metrics, {**diagnosis.accuracy, **numbers}, diagnosis.gates
 
     def _evaluate_baseline(self, system: str) -> RankMetrics:
         ranking = self._rank_baseline(system)
-        self._write(system, ranking.sids, items=ranking.items)
-        return rank_metrics(
-            ranking.sids, self.targets, self.catalogue, self.config.eval.ks, items=ranking.items
-        )
+        return self._judge(system, ranking.sids, ranking.items)
 
     def _rank_baseline(self, system: str) -> SystemRanking:
         data, width = (self.dataset, self.samples, self.catalogue), self.config.eval.beam_width
@@ -272,15 +278,30 @@ class Run:
             return rank_recent_frequency(*data, width, half_life=half_life)
         return rank_item_knn(*data, width, num_neighbours=self.config.eval.knn_neighbours)
 
-    def _write(self, system: str, ranked: np.ndarray, **columns: Any) -> None:
-        folder = self.folder / "predictions"
-        folder.mkdir(exist_ok=True)
-        write_predictions(folder / f"{system}.parquet", self.samples.users, ranked, **columns)
+    def _judge(
+        self,
+        system: str,
+        sids: np.ndarray,
+        items: np.ndarray,
+        *,
+        scores: np.ndarray | None = None,
+    ) -> RankMetrics:
+        """Keeps the lists of a system and measures them."""
+        path = self.folder / "predictions" / f"{system}.parquet"
+        write_predictions(path, self.samples.users, sids, scores, items)
+        return rank_metrics(sids, self.targets, self.catalogue, self.config.eval.ks, items=items)
 
-    def ranked(self, system: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """SID indices and, of a baseline, items that `evaluate` wrote for the test samples."""
-        stored = read_predictions(self.folder / "predictions" / f"{system}.parquet")
-        return stored.sids, stored.items
+    def ranked_items(self, system: str) -> np.ndarray:
+        """int32 [S, W'] items that `evaluate` wrote for the test samples, -1 = none.
+
+        Raises:
+            ValueError: there are none; older versions kept no items of neural systems.
+        """
+        path = self.folder / "predictions" / f"{system}.parquet"
+        items = read_predictions(path).items
+        if items is None:
+            raise ValueError(f"{path} holds no items; run `glass evaluate` with this config")
+        return items
 
     # --- results
 
@@ -295,8 +316,8 @@ class Run:
             raise ValueError(f"{path} does not exist; run `glass evaluate` with this config first")
         if not self._is_evaluated(evaluation_key(self.config, self.dataset, self.sid_table)):
             raise ValueError(
-                f"{path} was made with other settings or data; run `glass evaluate` with this "
-                "config first"
+                f"{path} was made with other settings or data, or by another version; run "
+                "`glass evaluate` with this config first"
             )
         content: dict[str, Any] = json.loads(path.read_text())
         return content

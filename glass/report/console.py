@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from glass.report.input import ExampleUser, ReportInput, ShownItem
-from glass.report.tables import Table, metric_table
+from glass.report.tables import Level, Table, metric_table
 from glass.report.text import clean, count, ordered_systems, system_label
 from glass.report.verdict import verdict
 
@@ -36,8 +36,9 @@ def summary_text(
             raise ValueError(f"{name} is {value}; it must be 0 or more")
     said = verdict(run.metrics)
     blocks = ["\n".join((said.headline, *said.details))]
-    for item_level in (False, True):
-        table = metric_table(run.metrics, item_level)
+    levels: tuple[Level, ...] = ("sid", "item")
+    for level in levels:
+        table = metric_table(run.metrics, level)
         if table is not None:
             blocks.append(align(table))
     blocks += [_example(user, num_recommendations) for user in list(run.examples)[:num_examples]]

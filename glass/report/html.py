@@ -106,7 +106,7 @@ def _context(run: ReportInput) -> dict[str, Any]:
         "verdict": verdict(metrics),
         "tiles": _tiles(run, metric),
         "summary": _summary(run),
-        "metric_tables": [tables.metric_table(metrics, item_level) for item_level in (False, True)],
+        "metric_tables": [tables.metric_table(metrics, level) for level in tables.LEVELS],
         "difference_table": tables.difference_table(main, "Paired differences over users"),
         "more_differences": tables.difference_table(
             [c for c in found if c not in main], "Paired differences, all other metrics"

@@ -81,33 +81,41 @@ def _by_system(
     return Table(caption, ("System", *(columns[i][0] for i in kept)), tuple(rows))
 
 
-def cutoff_metrics(metrics: Mapping[str, Any], item_level: bool) -> list[str]:
+Level = Literal["sid", "item", "split_item"]
+LEVELS: dict[Level, str] = {
+    "sid": "SID level",
+    "item": "item level",
+    "split_item": "item level, credit split",
+}
+"""How a list is judged, and the words for it."""
+
+
+def cutoff_metrics(metrics: Mapping[str, Any], level: Level) -> list[str]:
     """`hit@k` then `ndcg@k` names present, small k first; NDCG@1 equals Hit@1 and is left out."""
     names: set[str] = set()
     for values in (lookup(metrics, "systems") or {}).values():
         names |= {str(name) for name in lookup(values, "all") or {}}
     found = []
     for name in names:
-        match = re.fullmatch(r"(item_)?(hit|ndcg)@(\d+)", name)
-        if match and bool(match[1]) == item_level and (match[2], match[3]) != ("ndcg", "1"):
+        match = re.fullmatch(r"(?:(item|split_item)_)?(hit|ndcg)@(\d+)", name)
+        if match and (match[1] or "sid") == level and (match[2], match[3]) != ("ndcg", "1"):
             found.append((match[2], int(match[3]), name))
     return [name for _, _, name in sorted(found)]
 
 
-def metric_table(metrics: Mapping[str, Any], item_level: bool) -> Table | None:
+def metric_table(metrics: Mapping[str, Any], level: Level) -> Table | None:
     """All systems over all targets, with the bootstrap interval where there is one."""
-    names = cutoff_metrics(metrics, item_level)
+    names = cutoff_metrics(metrics, level)
 
     def note(system: str, column: int) -> str:
         return interval(lookup(metrics, "systems", system, "ci", names[column]))
 
-    level = "item" if item_level else "SID"
     return _by_system(
-        f"All targets, {level} level",
+        f"All targets, {LEVELS[level]}",
         metrics,
         [
             (
-                metric_label(n).removesuffix(" (item)"),
+                metric_label(n).partition(" (")[0],
                 _reader(metrics, "all", n),
                 False,
             )

@@ -158,12 +158,15 @@ def pair_label(first: str, second: str) -> str:
 
 
 def metric_label(metric: str) -> str:
-    """`item_ndcg@10` as `NDCG@10 (item)`."""
-    name = metric.removeprefix("item_")
+    """`item_ndcg@10` as `NDCG@10 (item)`, `split_item_ndcg@10` as `NDCG@10 (item, split)`."""
+    whole = metric.removeprefix("split_")
+    name = whole.removeprefix("item_")
     head, _, cutoff = name.partition("@")
     known = {"ndcg": "NDCG", "hit": "Hit", "recall": "Recall", "mrr": "MRR"}
     label = known.get(head.lower(), clean(head, 30)) + (f"@{clean(cutoff, 10)}" if cutoff else "")
-    return f"{label} (item)" if name != metric else label
+    if name == whole:
+        return label
+    return f"{label} (item)" if whole == metric else f"{label} (item, split)"
 
 
 def key_label(key: object) -> str:

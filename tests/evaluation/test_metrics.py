@@ -33,18 +33,18 @@ def test_sid_level_by_hand(catalogue, targets_of):
     assert metrics.summary()["hit@1"] == 0.5
 
 
-def test_item_level_by_hand(catalogue, targets_of):
+def test_split_credit_by_hand(catalogue, targets_of):
     # SID 2 takes places 1-2, SID 0 place 3, SID 1 places 4-6.
     ranked = np.array([[2, 0, 1]])
     metrics = rank_metrics(ranked, targets_of([4, 0, 1], [0, 0, 0]), catalogue, (1, 2, 3, 5))
-    assert metrics.per_target("item_hit@1").tolist() == [1 / 2, 0, 0]
-    assert metrics.per_target("item_hit@2").tolist() == [1, 0, 0]
-    assert metrics.per_target("item_hit@3").tolist() == [1, 1, 0]
-    assert metrics.per_target("item_hit@5") == pytest.approx([1, 1, 2 / 3])
+    assert metrics.per_target("split_item_hit@1").tolist() == [1 / 2, 0, 0]
+    assert metrics.per_target("split_item_hit@2").tolist() == [1, 0, 0]
+    assert metrics.per_target("split_item_hit@3").tolist() == [1, 1, 0]
+    assert metrics.per_target("split_item_hit@5") == pytest.approx([1, 1, 2 / 3])
     gains = [1 / log2(rank + 1) for rank in range(1, 7)]
     expected = [(gains[0] + gains[1]) / 2, gains[2], (gains[3] + gains[4]) / 3]
-    assert metrics.per_target("item_ndcg@5") == pytest.approx(expected)
-    assert metrics.per_target("item_ndcg@1") == pytest.approx([0.5, 0, 0])
+    assert metrics.per_target("split_item_ndcg@5") == pytest.approx(expected)
+    assert metrics.per_target("split_item_ndcg@1") == pytest.approx([0.5, 0, 0])
 
 
 def test_absent_targets_score_zero(catalogue, targets_of):
@@ -58,10 +58,14 @@ def test_own_item_ranking(catalogue, targets_of):
     metrics = rank_metrics(
         np.array([[1, 2, 0]]), targets, catalogue, (1, 3), items=np.array([[-1, 1, 2, 1, 0, 5]])
     )
-    assert metrics.item_first.tolist() == [2, 4]
+    assert metrics.item_rank is not None
+    assert metrics.item_rank.tolist() == [2, 4]
     assert metrics.per_target("item_hit@3").tolist() == [1, 0]
     assert metrics.per_target("item_ndcg@3").tolist() == [1 / log2(3), 0]
     assert metrics.per_target("hit@1").tolist() == [1, 0]
+    # The list of items changes nothing about the credit of SIDs: places 1-3 and 4-5.
+    assert metrics.per_target("split_item_hit@3").tolist() == [1, 0]
+    assert metrics.per_target("split_item_hit@1") == pytest.approx([1 / 3, 0])
 
 
 def test_collision_credit_is_the_mean_over_random_orders(targets_of):
@@ -71,14 +75,14 @@ def test_collision_credit_is_the_mean_over_random_orders(targets_of):
     targets = targets_of(rng.integers(0, 30, size=8))
     metrics = rank_metrics(ranked, targets, catalogue, (1, 5, 8))
     draws = 4000
-    totals = {name: np.zeros(8) for name in metrics.names if name.startswith("item")}
+    totals = {name: np.zeros(8) for name in metrics.names if name.startswith("split")}
     for row in range(8):
         # The SID's place in the list decides, a random number orders its items.
         key = np.argsort(ranked[row])[catalogue.sid_of_item] + rng.random((draws, 30))
         rank = 1 + (key < key[:, targets.item[row], None]).sum(axis=1)
         for k in (1, 5, 8):
-            totals[f"item_hit@{k}"][row] = (rank <= k).sum()
-            totals[f"item_ndcg@{k}"][row] = ((rank <= k) / np.log2(rank + 1)).sum()
+            totals[f"split_item_hit@{k}"][row] = (rank <= k).sum()
+            totals[f"split_item_ndcg@{k}"][row] = ((rank <= k) / np.log2(rank + 1)).sum()
     for name, total in totals.items():
         # Standard error of a mean of numbers in [0, 1] is at most 0.5 / sqrt(draws) = 0.008.
         assert np.abs(metrics.per_target(name) - total / draws).max() < 0.035, name
@@ -122,12 +126,12 @@ def test_ranks_against_a_loop(seed, num_samples, width):
         kept = list(dict.fromkeys(sid for sid in ranked[sample[row]].tolist() if sid >= 0))
         truth = int(catalogue.sid_of_item[item[row]])
         if truth not in kept:
-            assert (metrics.sid_rank[row], metrics.item_first[row]) == (0, 0)
+            assert (metrics.sid_rank[row], metrics.split_first[row]) == (0, 0)
             continue
         place = kept.index(truth)
         assert metrics.sid_rank[row] == place + 1
-        assert metrics.item_first[row] == 1 + sum(catalogue.sizes[sid] for sid in kept[:place])
-        assert metrics.item_places[row] == catalogue.sizes[truth]
+        assert metrics.split_first[row] == 1 + sum(catalogue.sizes[sid] for sid in kept[:place])
+        assert metrics.split_places[row] == catalogue.sizes[truth]
 
 
 def test_chunks_change_nothing(monkeypatch, targets_of):
@@ -147,7 +151,10 @@ def test_summary_of_a_mask(catalogue, targets_of):
     assert metrics.summary(targets.first_time)["hit@1"] == 0.0
     assert metrics.summary(np.zeros(3, bool)) == {}
     assert list(metrics.summary()) == list(metrics.names)
-    assert "item_ndcg@3" in metrics.names
+    assert "split_item_ndcg@3" in metrics.names
+    assert "item_ndcg@3" not in metrics.names  # no items were ranked
+    with pytest.raises(ValueError, match="item_ndcg@3"):
+        metrics.per_target("item_ndcg@3")
     with pytest.raises(ValueError, match="mask"):
         metrics.summary(np.zeros(2, bool))
 

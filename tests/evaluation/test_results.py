@@ -52,7 +52,7 @@ def test_structure_and_numbers(systems, targets):
         systems, targets, num_samples=20, resamples=50, seed=3, generation=generation
     )
     assert list(result) == ["format_version", "systems", "differences", "counts"]
-    assert result["format_version"] == 1
+    assert result["format_version"] == 2
     repeat = int(targets.repeat.sum())
     assert result["counts"] == {
         "samples": 20,
@@ -155,9 +155,11 @@ def test_table_is_aligned(systems, targets):
 
 def test_table_falls_back_to_the_largest_cut_off(targets):
     ranked = np.tile(np.arange(12), (20, 1))
-    systems = {"tiger": rank_metrics(ranked, targets, CATALOGUE, (1, 5))}
+    systems = {"tiger": rank_metrics(ranked, targets, CATALOGUE, (1, 5), items=ranked)}
     result = build_metrics(systems, targets, num_samples=20, resamples=5)
-    assert "item NDCG@5" in format_table(result)
+    assert "  item NDCG@5" in format_table(result)
+    assert "split" not in format_table(result)
+    assert "split item NDCG@5" in format_table(result, ["split_item_ndcg@5"])
     assert "Hit@1 " in format_table(result, ["hit@1", "ndcg@1"])
     with pytest.raises(ValueError, match="hit@3"):
         format_table(result, ["hit@3"])

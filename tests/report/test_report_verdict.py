@@ -20,6 +20,7 @@ from glass.report.text import (
     interval,
     key_label,
     memory,
+    metric_label,
     ordered_systems,
     percent,
     signed,
@@ -97,20 +98,32 @@ def test_runs_without_glass_or_without_rivals() -> None:
 
 
 def test_equal_scores_are_not_all_best() -> None:
-    table = metric_table(metrics(tiger=0.1, glass=0.1), False)
+    table = metric_table(metrics(tiger=0.1, glass=0.1), "sid")
     assert table is not None
     assert not any(cell.best for row in table.rows for cell in row)
     # Equal as printed, so equally bold.
-    table = metric_table(metrics(popularity=0.05, tiger=0.10001, glass=0.10004), False)
+    table = metric_table(metrics(popularity=0.05, tiger=0.10001, glass=0.10004), "sid")
     assert table is not None
     assert [row[1].best for row in table.rows] == [False, True, True]
 
 
 def test_cutoffs_are_in_order_and_levels_apart() -> None:
-    names = ("ndcg@20", "hit@10", "hit@1", "ndcg@1", "ndcg@3", "item_hit@5", "mrr", "hit@x")
-    data = {"systems": {"glass": {"all": dict.fromkeys(names, 0.1)}}}
-    assert cutoff_metrics(data, False) == ["hit@1", "hit@10", "ndcg@3", "ndcg@20"]
-    assert cutoff_metrics(data, True) == ["item_hit@5"]
+    names = ("ndcg@20", "hit@10", "hit@1", "ndcg@1", "ndcg@3", "mrr", "hit@x")
+    item_names = ("item_hit@5", "split_item_ndcg@5", "split_item_hit@20")
+    data = {"systems": {"glass": {"all": dict.fromkeys(names + item_names, 0.1)}}}
+    assert cutoff_metrics(data, "sid") == ["hit@1", "hit@10", "ndcg@3", "ndcg@20"]
+    assert cutoff_metrics(data, "item") == ["item_hit@5"]
+    assert cutoff_metrics(data, "split_item") == ["split_item_hit@20", "split_item_ndcg@5"]
+    table = metric_table(data, "split_item")
+    assert table is not None
+    assert table.caption == "All targets, item level, credit split"
+    assert table.head == ("System", "Hit@20", "NDCG@5")
+
+
+def test_names_of_metrics() -> None:
+    assert metric_label("ndcg@10") == "NDCG@10"
+    assert metric_label("item_hit@5") == "Hit@5 (item)"
+    assert metric_label("split_item_hit@5") == "Hit@5 (item, split)"
 
 
 def test_difference_table_row() -> None:
