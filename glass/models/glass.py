@@ -156,7 +156,8 @@ class Glass(
             if config.tier_standardize:
                 model.tier.standardize(*_training_histories(config, dataset))
         if model.hard_search is not None:
-            model.hard_search.set_prototypes(prototypes)
+            occupied = torch.bincount(codes[:, 0], minlength=model.codebook_sizes[0]) > 0
+            model.hard_search.set_prototypes(prototypes, occupied)
         return model
 
     @property

@@ -9,12 +9,16 @@ from glass_kernels.checks import FLOATS, check_tensor
 from glass_kernels.hard_search import HistoryIndex, bucket_history, hard_search
 
 
-def nearest_codes(prototypes: Tensor, num_neighbours: int) -> Tensor:
+def nearest_codes(
+    prototypes: Tensor, num_neighbours: int, *, occupied: Tensor | None = None
+) -> Tensor:
     """The codes of largest prototype cosine, without the code itself: int32 [K, n].
 
     Args:
         prototypes: float [K, D]; a zero or non-finite prototype has cosine 0 with all others.
-        num_neighbours: n; entries beyond the K - 1 other codes are -1.
+        num_neighbours: n; entries beyond the other codes that may be neighbours are -1.
+        occupied: bool [K], codes that have items; the others are nobody's neighbours, since they
+            would take a place and bring no event. None: all.
 
     The nearest comes first, and the lower code of equal cosines (GLASS, semantic neighbour
     augmentation). Raises ValueError for a wrong shape or dtype, or a negative `num_neighbours`.
@@ -23,15 +27,24 @@ def nearest_codes(prototypes: Tensor, num_neighbours: int) -> Tensor:
     if num_neighbours < 0:
         raise ValueError(f"num_neighbours must be at least 0, was {num_neighbours}")
     num_codes = prototypes.shape[0]
+    if occupied is not None:
+        check_tensor(
+            "occupied",
+            occupied,
+            shape=(num_codes,),
+            dtypes=(torch.bool,),
+            device=prototypes.device,
+        )
     wide = prototypes.detach().double()
     usable = wide.isfinite().all(dim=1, keepdim=True)
     unit = nn.functional.normalize(wide.where(usable, torch.zeros_like(wide)), dim=1, eps=1e-300)
     cosines = (unit @ unit.T).fill_diagonal_(-torch.inf)
-    ranked = cosines.sort(dim=1, descending=True, stable=True).indices
-    found = min(num_neighbours, max(num_codes - 1, 0))
-    neighbours = ranked.new_full((num_codes, num_neighbours), -1)
-    neighbours[:, :found] = ranked[:, :found]
-    return neighbours.int()
+    if occupied is not None:
+        cosines = cosines.masked_fill(~occupied, -torch.inf)
+    values, ranked = cosines.sort(dim=1, descending=True, stable=True)
+    ranked = ranked.masked_fill(values.isneginf(), -1)[:, :num_neighbours]
+    missing = num_neighbours - ranked.shape[1]
+    return nn.functional.pad(ranked, (0, missing), value=-1).int()
 
 
 class HardSearch(nn.Module):
@@ -44,6 +57,7 @@ class HardSearch(nn.Module):
         min_items: tau; smaller buckets are filled from the neighbours' up to it.
         prototypes: float [K, D]; the neighbours are computed from them. Without, there are none
             until `set_prototypes` or a loaded state dict brings them.
+        occupied: bool [K], codes that have items; only they become neighbours. None: all.
 
     Attributes:
         neighbours: int32 [K, n], a buffer of the state dict; -1 is none.
@@ -61,6 +75,7 @@ class HardSearch(nn.Module):
         min_items: int = 10,
         *,
         prototypes: Tensor | None = None,
+        occupied: Tensor | None = None,
     ) -> None:
         super().__init__()
         if num_codes < 1:
@@ -78,12 +93,17 @@ class HardSearch(nn.Module):
         none = torch.full((num_codes, num_neighbours), -1, dtype=torch.int32)
         self.register_buffer("neighbours", none)
         if prototypes is not None:
-            self.set_prototypes(prototypes)
+            self.set_prototypes(prototypes, occupied)
 
-    def set_prototypes(self, prototypes: Tensor) -> None:
-        """Computes the neighbours from `prototypes` float [K, D]; ValueError if K differs."""
+    def set_prototypes(self, prototypes: Tensor, occupied: Tensor | None = None) -> None:
+        """Computes the neighbours by `nearest_codes`; ValueError if K differs.
+
+        Args:
+            prototypes: float [K, D].
+            occupied: bool [K], codes that have items; only they become neighbours. None: all.
+        """
         check_tensor("prototypes", prototypes, shape=(self.num_codes, None), dtypes=FLOATS)
-        self.neighbours.copy_(nearest_codes(prototypes, self.num_neighbours))
+        self.neighbours.copy_(nearest_codes(prototypes, self.num_neighbours, occupied=occupied))
 
     def index(self, sid1: Tensor, offsets: Tensor) -> HistoryIndex:
         """Index of a batch of histories: `sid1` int [T], `offsets` int64 [B+1]."""

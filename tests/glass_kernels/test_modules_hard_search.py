@@ -40,6 +40,41 @@ def test_single_code_has_no_neighbour(num_neighbours: int) -> None:
     assert nearest_codes(torch.ones(1, 2), num_neighbours).tolist() == [[-1] * num_neighbours]
 
 
+def test_codes_without_items_are_nobodys_neighbours() -> None:
+    # Angles 0, 8, 20, 80 and 180 degrees; the codes at 8 and at 80 have no item.
+    angles = torch.tensor([0.0, 8.0, 20.0, 80.0, 180.0]).deg2rad()
+    prototypes = torch.stack([angles.cos(), angles.sin()], 1)
+    occupied = torch.tensor([True, False, True, False, True])
+    wanted = [[2, 4], [0, 2], [0, 4], [2, 0], [2, 0]]
+    assert nearest_codes(prototypes, 2, occupied=occupied).tolist() == wanted
+    four = nearest_codes(prototypes, 4, occupied=occupied)
+    # fewer than four are left: two for a code that has items, three for one that has none
+    assert four.tolist() == [
+        [2, 4, -1, -1],
+        [0, 2, 4, -1],
+        [0, 4, -1, -1],
+        [2, 0, 4, -1],
+        [2, 0, -1, -1],
+    ]
+    everyone = nearest_codes(prototypes, 4, occupied=torch.ones(5, dtype=torch.bool))
+    assert torch.equal(everyone, nearest_codes(prototypes, 4))
+
+
+@pytest.mark.parametrize("only", [[], [1]])
+def test_next_to_no_code_with_items(only: list[int]) -> None:
+    occupied = torch.zeros(3, dtype=torch.bool)
+    occupied[only] = True
+    neighbours = nearest_codes(torch.ones(3, 2), 2, occupied=occupied)
+    wanted = [[1, -1] if only and code != 1 else [-1, -1] for code in range(3)]
+    assert neighbours.tolist() == wanted
+
+
+@pytest.mark.parametrize("bad", [torch.ones(3, dtype=torch.bool), torch.ones(4)])
+def test_bad_occupied(bad: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="occupied must"):
+        nearest_codes(torch.ones(4, 2), 2, occupied=bad)
+
+
 def make(**changes: int) -> HardSearch:
     prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1]])
     settings = {"num_codes": 3, "max_items": 4, "num_neighbours": 1, "min_items": 3, **changes}
@@ -59,6 +94,14 @@ def test_search_fills_from_the_nearest_code() -> None:
     assert positions.tolist() == [[[0, 4, 2, -1], [3, 4, 2, -1], [-1] * 4]]
     assert lengths.tolist() == [[3, 3, 0]]
     assert module(SID1, OFFSETS, QUERY)[0].tolist() == positions.tolist()
+
+
+def test_search_skips_a_nearer_code_without_items() -> None:
+    prototypes = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.1], [1.0, 0.01]])
+    occupied = torch.tensor([True, True, True, False])
+    module = HardSearch(4, 4, 1, 3, prototypes=prototypes, occupied=occupied)
+    assert module.neighbours.tolist() == [[2], [2], [0], [0]]
+    assert module(SID1, OFFSETS, QUERY)[0][0, 0].tolist() == [0, 4, 2, -1]
 
 
 @pytest.mark.parametrize("changes", [{"num_neighbours": 0}, {"min_items": 0}])

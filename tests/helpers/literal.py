@@ -90,7 +90,7 @@ class Literal:
 
     def neighbours(self, code: int) -> list[int]:
         prototypes = [p / np.linalg.norm(p) for p in self.prototypes()]
-        others = [c for c in range(len(prototypes)) if c != code]
+        others = sorted({*self.sids.codes[:, 0].tolist()} - {code})  # codes that have items
         others.sort(key=lambda other: -float(prototypes[code] @ prototypes[other]))
         return others[: self.config.num_neighbours]
 

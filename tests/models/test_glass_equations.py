@@ -106,6 +106,21 @@ def test_fixture_reaches_every_case_of_the_search() -> None:
     assert reached >= {PAPER.search_min_items, PAPER.search_max_items}
 
 
+def test_every_neighbour_has_items() -> None:
+    """Code 3 has none: it would take a place and bring no event."""
+    for count in (1, 2, 4):
+        config = dataclasses.replace(PAPER, num_neighbours=count)
+        model = toy_model(config, sids=sids())
+        assert model.hard_search is not None
+        neighbours = model.hard_search.neighbours.tolist()
+        for code, row in enumerate(neighbours):
+            others = {0, 1, 2, 4} - {code}
+            found = [other for other in row if other >= 0]
+            assert set(found) <= others
+            assert len(found) == len(set(found)) == min(count, len(others))
+            assert row == [*found, *[-1] * (count - len(found))]
+
+
 LOUD = [name for name in SWITCHES if name not in ("paper", "trained retrieved")]
 
 
