@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +39,13 @@ def _run(config: RunConfig) -> Run:
     return Run(config, progress=sys.stderr.isatty())
 
 
-def _started(config: RunConfig) -> Run:
-    """A run whose folder is known to be writable before any work."""
+@contextmanager
+def _working(config: RunConfig) -> Iterator[Run]:
+    """A run whose folder is ours, and known to be writable before any work."""
     run = _run(config)
-    run.start()
-    return run
+    with run.locked():
+        run.start()
+        yield run
 
 
 def run(config: RunConfig, options: Options) -> None:
@@ -66,8 +69,8 @@ def data_describe(config: RunConfig, options: Options) -> None:
 
 def sid_build(config: RunConfig, options: Options) -> None:
     """Builds the semantic IDs and names the folder."""
-    run = _started(config)
-    table = run.build_sids()
+    with _working(config) as run:
+        table = run.build_sids()
     print(f"{run.folder / 'sid'}: {table.num_items:,} items, levels {list(table.codebook_sizes)}")
 
 
@@ -75,16 +78,19 @@ def sid_describe(config: RunConfig, options: Options) -> None:
     """Prints how well the semantic IDs are spread, and draws it."""
     from glass.sid import plot
 
-    run = _started(config)
+    run = _run(config)
+    if not run.has_sids():
+        with _working(config) as run:
+            run.build_sids()
     print(run.sid_health)
     print(f"\nPlot: {plot(run.sid_health, run.folder / 'sid_health.png')}")
 
 
 def train(config: RunConfig, options: Options) -> None:
     """Trains the systems of the run, or the one that was asked for."""
-    run = _started(config)
-    chosen = [options["system"]] if options["system"] else run.neural_systems
-    run.train(chosen)
+    with _working(config) as run:
+        chosen = [options["system"]] if options["system"] else run.neural_systems
+        run.train(chosen)
     for system in chosen:
         print(run.folder / system)
 
@@ -94,7 +100,9 @@ def evaluate(config: RunConfig, options: Options) -> None:
     from glass.evaluation import format_table
 
     run = _run(config)
-    print(format_table(run.evaluate()))
+    with run.locked():
+        metrics = run.evaluate()
+    print(format_table(metrics))
     print(f"\nMetrics: {run.folder / 'metrics.json'}")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -40,8 +41,9 @@ from glass.pipeline.check import NEURAL, check_config
 from glass.pipeline.clock import StepClock
 from glass.pipeline.diagnose import diagnose
 from glass.pipeline.keys import KEY, evaluation_key, stored_key
+from glass.pipeline.lock import locked_folder
 from glass.pipeline.neural import decode_samples, is_trained, load_system, train_system
-from glass.sid import SidHealth, SidTable
+from glass.sid import SidHealth, SidTable, load_built
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
 from glass.sid.files import replaced_file
@@ -66,6 +68,24 @@ class Run:
         self.progress = progress
         self.folder = Path(config.output) / config.name
         self.clock = StepClock(self.folder / "steps.json")
+        self._is_locked = False
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from working in the folder; reading it stays free.
+
+        Raises:
+            ValueError: another process works there.
+        """
+        if self._is_locked:
+            yield
+            return
+        with locked_folder(self.folder):
+            self._is_locked = True
+            try:
+                yield
+            finally:
+                self._is_locked = False
 
     # --- data and semantic IDs
 
@@ -115,7 +135,17 @@ class Run:
     @cached_property
     def sid_table(self) -> SidTable:
         """SIDs of the run; built now if they are not yet."""
-        return build_sids(self.config.sid, self.dataset, self.folder / "sid")
+        if (table := self._built_sids()) is not None:
+            return table
+        with self.locked():
+            return build_sids(self.config.sid, self.dataset, self.folder / "sid")
+
+    def has_sids(self) -> bool:
+        """Whether the folder holds the SIDs of just these settings and data."""
+        return self._built_sids() is not None
+
+    def _built_sids(self) -> SidTable | None:
+        return load_built(self.config.sid, self.dataset, self.folder / "sid")
 
     @cached_property
     def sid_health(self) -> SidHealth:
@@ -333,11 +363,12 @@ class Run:
         """Every step in order, then the summary on the terminal; returns the report's path."""
         from glass.pipeline.reporting import print_run_summary
 
-        self.start()
-        self.prepare_data()
-        self.build_sids()
-        self.train()
-        self.evaluate()
-        report = self.report()
-        print_run_summary(self, report)
+        with self.locked():
+            self.start()
+            self.prepare_data()
+            self.build_sids()
+            self.train()
+            self.evaluate()
+            report = self.report()
+            print_run_summary(self, report)
         return report

@@ -1,8 +1,8 @@
 """Semantic IDs: item vectors, quantisers, SIDs and how well they are spread."""
 
-from glass.sid.builder import build
+from glass.sid.builder import build, load_built
 from glass.sid.health import LevelHealth, SidHealth, describe
 from glass.sid.plots import plot
 from glass.sid.table import SidTable
 
-__all__ = ["LevelHealth", "SidHealth", "SidTable", "build", "describe", "plot"]
+__all__ = ["LevelHealth", "SidHealth", "SidTable", "build", "describe", "load_built", "plot"]

@@ -46,17 +46,25 @@ def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    _check_config(config, dataset)
-    check_replaceable(folder)
-    fingerprint = _fingerprint(config, dataset)
-    table = _load_built(folder, fingerprint)
+    table = load_built(config, dataset, folder)
     if table is not None:
         log.info("semantic IDs in %s are up to date", folder)
         return table
+    check_replaceable(folder)
     vectors = item_vectors(config, dataset)
-    table = _quantize(config, dataset, vectors, fingerprint)
+    table = _quantize(config, dataset, vectors, _fingerprint(config, dataset))
     table.save(folder)
     return table
+
+
+def load_built(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable | None:
+    """What `build` made in `folder` from the same settings and data, or None; writes nothing.
+
+    Raises:
+        ValueError: settings that do not do.
+    """
+    _check_config(config, dataset)
+    return _load_built(Path(folder), _fingerprint(config, dataset))
 
 
 def _check_config(config: SidConfig, dataset: Dataset) -> None:
