@@ -133,7 +133,17 @@ def initialise_copy(proj: Projections, query_scale: float = 0.3) -> None:
     """Starts a cross-attention as a copy: output(value(x)) = x and nearly uniform attention.
 
     With the tied head, the logits then begin as the frequencies of the codes attended to.
+
+    Raises:
+        ValueError: the heads together are narrower than the model, so that they cannot hold x.
     """
+    inner, d_model = proj.value.weight.shape
+    if inner < d_model:
+        raise ValueError(
+            "model.initialization is 'copy', which needs model.num_heads * model.head_dim of at "
+            f"least model.d_model, were {proj.num_heads} * {proj.head_dim} = {inner} and {d_model};"
+            " raise model.head_dim or set model.initialization to t5"
+        )
     with torch.no_grad():
         nn.init.orthogonal_(proj.value.weight)
         proj.output.weight.copy_(proj.value.weight.T)

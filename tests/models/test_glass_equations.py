@@ -255,12 +255,25 @@ def test_features_are_standardized_over_the_long_histories_of_training_samples()
     np.testing.assert_allclose(scale, 1 / np.where(deviation < 1e-3, 1, deviation), rtol=1e-4)
 
 
-def test_copying_start_hands_tokens_through_the_cross_attentions() -> None:
-    """With an inner width of at least d_model; a narrower one copies a part."""
-    config = dataclasses.replace(PAPER, initialization="copy", num_heads=4, head_dim=5)
+@pytest.mark.parametrize("head_dim", [4, 5])  # an inner width of d_model and above
+def test_copying_start_hands_tokens_through_the_cross_attentions(head_dim: int) -> None:
+    config = dataclasses.replace(PAPER, initialization="copy", num_heads=4, head_dim=head_dim)
     model = toy_model(config)
     x = torch.randn(7, config.d_model)
     for layer in model.decoder.layers:
         for proj in (layer.short, layer.retrieved):
             torch.testing.assert_close(proj.output(proj.value(x)), x, rtol=0, atol=1e-5)
     torch.testing.assert_close(model.retrieved_projection(x), x)
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_copying_start_in_narrower_heads_is_refused(search: bool) -> None:
+    config = dataclasses.replace(
+        PAPER, initialization="copy", num_heads=3, head_dim=5, use_hard_search=search
+    )
+    message = (
+        r"model\.initialization is 'copy', .* least model\.d_model, were 3 \* 5 = 15 and 16; raise"
+    )
+    with pytest.raises(ValueError, match=message):
+        toy_model(config)
+    toy_model(dataclasses.replace(config, initialization="t5"))
