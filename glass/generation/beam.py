@@ -24,7 +24,8 @@ class Beams:
     scores: Tensor
     """float32 [B, W] summed log-probabilities; -inf beside a code of -1."""
     prefixes: list[Tensor]
-    """After each level d = 1..L, the beams of that moment: int64 [B, W, d], best first."""
+    """After each level d = 1..L, the beams of that moment: int64 [B, W, d], best first; all -1
+    where fewer than W continuations exist."""
 
 
 @torch.no_grad()
@@ -77,13 +78,12 @@ def generate(
         index = parents.long()
         codes = codes.gather(1, index[..., None].expand(-1, -1, codes.shape[-1]))
         codes = torch.cat((codes, chosen.long()[..., None]), dim=-1)
-        prefixes.append(codes)
+        prefixes.append(codes.masked_fill(scores.isneginf()[..., None], -1))
         past = _follow(past, index, size)
         retrieval = _search(model, encoded, codes[..., 0], retrieval, index, level)
         # A dead beam decodes code 0; its score of -inf keeps it out of the results.
         newest = codes[..., -1:].clamp(min=0)
-    dead = scores.isneginf()[..., None]
-    return Beams(codes.masked_fill(dead, -1), scores, prefixes)
+    return Beams(prefixes[-1], scores, prefixes)
 
 
 def _follow(past: KeysValues, parents: Tensor, size: int) -> KeysValues:

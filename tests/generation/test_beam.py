@@ -164,9 +164,22 @@ def test_prefixes_are_the_beams_of_each_level() -> None:
     for longer, shorter in zip(beams.prefixes[1:], beams.prefixes, strict=False):
         for row in range(4):
             known = {tuple(prefix) for prefix in shorter[row].tolist()}
-            assert {tuple(prefix[:-1]) for prefix in longer[row].tolist()} <= known
+            assert {tuple(p[:-1]) for p in longer[row].tolist() if p[-1] >= 0} <= known
     first = beams.prefixes[0][..., 0]
     assert (first[:, -1] == -1).all()  # five codes, six beams
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_prefix_of_a_dead_beam_is_minus_one_throughout(constrained: bool) -> None:
+    width = math.prod(SIZES) + 1  # wider than whatever there is at every level
+    beams = generate(sharp_model(), histories(), TRIE, beam_width=width, constrained=constrained)
+    for depth, prefixes in enumerate(beams.prefixes, start=1):
+        kept = {sid[:depth] for sid in CATALOGUE} if constrained else None
+        count = len(kept) if kept is not None else math.prod(SIZES[:depth])
+        dead = (prefixes == -1).any(-1)
+        assert (prefixes[dead] == -1).all()
+        assert (~dead).sum(1).tolist() == [count] * len(HISTORIES)
+        assert not dead[:, :count].any()
 
 
 @pytest.mark.parametrize("constrained", [True, False])
