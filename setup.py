@@ -60,7 +60,7 @@ def cpp_extension() -> Extension:
     return Extension(
         "glass_kernels._cpp",
         ["csrc/registration.cpp", *sources("cpu", "*.cpp")],
-        depends=sources("common", "*.h"),
+        depends=sources("common", "*.h") + sources("cpu", "*.h"),
         include_dirs=[str(torch / "include")],
         library_dirs=[str(torch / "lib")],
         libraries=["torch_cpu", "c10"],
