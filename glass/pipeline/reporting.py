@@ -55,14 +55,15 @@ def report_input(run: Run) -> ReportInput:
     )
 
 
-def write_run_report(run: Run) -> Path:
-    """`report.html` of an evaluated run."""
-    return write_report(report_input(run))
+def write_run_report(run: Run) -> tuple[Path, ReportInput]:
+    """`report.html` of an evaluated run, and what it shows."""
+    gathered = report_input(run)
+    return write_report(gathered), gathered
 
 
-def print_run_summary(run: Run, report: Path) -> None:
+def print_run_summary(run: Run, gathered: ReportInput, report: Path) -> None:
     """Verdict, tables and sample users on the terminal."""
-    print_summary(report_input(run), report=report, metrics=run.folder / "metrics.json")
+    print_summary(gathered, report=report, metrics=run.folder / "metrics.json")
 
 
 def _tiers(run: Run) -> tuple[list[float], list[float]]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -47,6 +47,9 @@ from glass.sid import SidHealth, SidTable, load_built
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
 from glass.sid.files import replaced_file
+
+if TYPE_CHECKING:
+    from glass.report import ReportInput
 
 log = logging.getLogger(__name__)
 
@@ -354,6 +357,9 @@ class Run:
 
     def report(self) -> Path:
         """Writes `report.html` from what the other steps left."""
+        return self._report()[0]
+
+    def _report(self) -> tuple[Path, ReportInput]:
         from glass.pipeline.reporting import write_run_report
 
         with self.clock.step("report"):
@@ -369,6 +375,6 @@ class Run:
             self.build_sids()
             self.train()
             self.evaluate()
-            report = self.report()
-            print_run_summary(self, report)
+            report, gathered = self._report()
+            print_run_summary(self, gathered, report)
         return report

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file
 
 from glass.cli import main
 from glass.cli_parser import make_parser, parse
+from glass.pipeline import Run, reporting
 
 SYSTEMS = ["popularity", "own_frequency", "item_knn", "tiger", "glass"]
 
@@ -52,6 +53,20 @@ class TestRun:
         steps = [row["name"] for row in json.loads((run_folder / "steps.json").read_text())]
         assert steps[:4] == ["prepare data", "semantic IDs", "train tiger", "train glass"]
         assert steps[-1] == "report"
+
+    def test_gathers_what_the_report_shows_once(
+        self, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        calls, gather = [], reporting.report_input
+
+        def counted(run: Run) -> Any:
+            calls.append(run)
+            return gather(run)
+
+        monkeypatch.setattr(reporting, "report_input", counted)
+        assert main(["run", str(finished)]) == 0
+        assert "All targets" in capsys.readouterr().out
+        assert len(calls) == 1
 
     def test_latest_points_to_it(self, run_folder: Path) -> None:
         latest = run_folder.parent / "latest"
