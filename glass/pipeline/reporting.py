@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 LICENCES = {
     "complete_journey": "Its package calls it simulated data based on real grocery shopping "
-    "patterns, for educational use; the R original calls it household level transactions.",
+    "patterns, for education and exploration and not for academic research or commercial "
+    "decisions; the R original calls it household level transactions.",
     "movielens_1m": "GroupLens: research use; may not be redistributed.",
     "movielens_100k": "GroupLens: research use; may not be redistributed.",
 }
