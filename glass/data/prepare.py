@@ -24,6 +24,10 @@ from glass.data.readers import READERS
 from glass.data.store import FILES, FORMAT_VERSION, MANIFEST, new_folder, read_manifest, write_json
 
 _LOG = logging.getLogger(__name__)
+ALGORITHM_VERSION = 1
+"""Raise when the same settings and sources come to give other tables: a change of a reader, of
+cleaning, order, filters or splits. The data are then prepared anew, and all that follows from them.
+`FORMAT_VERSION` is for files that older code could not read."""
 _ELSEWHERE = ("folder", "name", "path", "items_path")
 """Settings that the fingerprint leaves out: they say where data lie, not what they are."""
 
@@ -94,9 +98,14 @@ def check_config(config: DataConfig) -> None:
 
 
 def compute_fingerprint(config: DataConfig, sources: list[dict[str, str]]) -> str:
-    """sha256 over the settings, the content of the sources and the format version."""
+    """sha256 over the settings, the content of the sources and the versions of the code."""
     settings = {name: v for name, v in asdict(config).items() if name not in _ELSEWHERE}
-    content = {"config": settings, "sources": sources, "format_version": FORMAT_VERSION}
+    content = {
+        "config": settings,
+        "sources": sources,
+        "format_version": FORMAT_VERSION,
+        "algorithm_version": ALGORITHM_VERSION,
+    }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -16,6 +16,13 @@ from glass.sid import SidTable
 from glass.training.checkpoint import fingerprint
 
 KEY = "fingerprint"
+TRAINING_VERSION = 1
+"""Raise when the same settings, data and SIDs come to give other weights: a change of the model or
+of an operation below it, of batches, loss, optimiser or validation. Finished models and half done
+trainings are then made anew. Leave it when a result is the same, only sooner."""
+EVALUATION_VERSION = 1
+"""Raise when the same models come to give other metrics or predictions: a change of the beam
+search, a ranking, a baseline, a metric or the bootstrap. What is trained stays."""
 _FOR_PEOPLE = ("log_every", "checkpoint_every", "tensorboard")
 """Training settings that leave the weights as they are."""
 
@@ -33,14 +40,16 @@ def training_key(system: str, config: RunConfig, dataset: Dataset, table: SidTab
     # Validation chooses the weights that are kept.
     chosen = {name: getattr(config.eval, name) for name in ("beam_width", "constrained", "ks")}
     model = system_config(system, config.model)
-    return fingerprint(system, model, train, chosen, _inputs(dataset, table))
+    given = (system, model, train, chosen, _inputs(dataset, table))
+    return fingerprint({"training_version": TRAINING_VERSION}, *given)
 
 
 def evaluation_key(config: RunConfig, dataset: Dataset, table: SidTable) -> str:
     """Hash of all that decides `metrics.json` and the predictions."""
     trained = [training_key(s, config, dataset, table) for s in config.systems if s in NEURAL]
     given = (list(config.systems), config.eval, trained, _inputs(dataset, table))
-    return fingerprint(FORMAT_VERSION, *given)
+    versions = {"evaluation_version": EVALUATION_VERSION, "format_version": FORMAT_VERSION}
+    return fingerprint(versions, *given)
 
 
 def stored_key(path: Path) -> str | None:

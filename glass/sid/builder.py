@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ALGORITHM_VERSION = 1
+"""Raise when the same settings and data come to give other vectors or codes: a change of a text or
+collaborative vector, of centring, a quantiser or the assignment. The SIDs are then built anew, and
+models too if codes or vectors are other ones. Encoded texts are cached by model and text alone."""
+
 
 def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
     """Item vectors, quantiser and SIDs of a catalogue, kept in `folder`.
@@ -100,7 +105,7 @@ def _fingerprint(config: SidConfig, dataset: Dataset) -> str:
     settings = asdict(config)
     if config.source == "file":  # the content counts, wherever it lies
         settings["vectors_path"] = sha256(Path(str(config.vectors_path)))
-    parts = [FORMAT_VERSION, settings, dataset.manifest.get("fingerprint")]
+    parts = [FORMAT_VERSION, ALGORITHM_VERSION, settings, dataset.manifest.get("fingerprint")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

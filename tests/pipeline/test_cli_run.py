@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file
 from glass.cli import main
 from glass.cli_parser import make_parser, parse
 from glass.pipeline import Run, reporting
+from glass.pipeline.keys import stored_key
 
 SYSTEMS = ["popularity", "own_frequency", "item_knn", "tiger", "glass"]
 
@@ -251,6 +253,35 @@ class TestNothingIsStale:
         assert list(after["systems"]) == ["popularity", "glass"]
         assert after["systems"]["glass"] == before["systems"]["glass"]
         assert not (folder / "report.html").exists()  # it showed the other metrics
+
+    @pytest.mark.parametrize(
+        ("version", "remade"),
+        [
+            ("glass.data.prepare.ALGORITHM_VERSION", ["data", "sid", "train", "metrics"]),
+            ("glass.sid.builder.ALGORITHM_VERSION", ["sid"]),  # models are keyed by the codes
+            ("glass.pipeline.keys.TRAINING_VERSION", ["train", "metrics"]),
+            ("glass.pipeline.keys.EVALUATION_VERSION", ["metrics"]),
+        ],
+    )
+    def test_another_version_of_an_algorithm_reuses_nothing_of_the_older(
+        self, version: str, remade: list[str], copy: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = copy / "runs" / "tiny"
+        paths = {
+            "data": copy / "data" / "shop" / "manifest.json",
+            "sid": folder / "sid" / "manifest.json",
+            "train": folder / "tiger" / "trained.json",
+            "metrics": folder / "metrics.json",
+        }
+        given = [str(copy / "shop.yaml"), "--systems=[popularity,tiger]"]
+        assert main(["evaluate", *given]) == 0
+        before = {step: stored_key(path) for step, path in paths.items()}
+        module, _, name = version.rpartition(".")
+        # by importlib: glass.data.prepare is also the name of a function
+        monkeypatch.setattr(importlib.import_module(module), name, 1000)
+        assert main(["run", *given]) == 0
+        changed = [step for step, path in paths.items() if stored_key(path) != before[step]]
+        assert changed == remade
 
     def test_recommend_refuses_a_model_of_other_data(
         self, copy: Path, capsys: pytest.CaptureFixture[str]
