@@ -5,4 +5,8 @@ STABLE_TORCH_LIBRARY(glass, m) {
   m.def(
       "sid_tier(Tensor item_ids, Tensor offsets, Tensor table, int num_tiers, bool normalize)"
       " -> Tensor");
+  m.def(
+      "sid_tier_from_embeddings(Tensor item_ids, Tensor offsets, Tensor item_embeddings,"
+      " Tensor prototypes, Tensor edges, bool normalize) -> Tensor");
+  m.def("tier_table(Tensor item_embeddings, Tensor prototypes, Tensor edges) -> Tensor");
 }

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import check_ids, check_offsets, check_tensor
+from glass_kernels.sid_tier.embeddings import AVAILABLE as EMBEDDINGS_AVAILABLE
+from glass_kernels.sid_tier.embeddings import sid_tier_from_embeddings_cpp
 from glass_kernels.sid_tier.library import AVAILABLE, sid_tier_cpp
 from glass_kernels.sid_tier.reference import (
     sid_tier_from_embeddings_reference,
@@ -25,9 +27,13 @@ from glass_kernels.sid_tier.tiers import (
 from glass_kernels.sid_tier.update import sid_tier_update_
 
 _SID_TIER: dict[str, Callable[..., Tensor]] = {"reference": sid_tier_reference}
-_FROM_EMBEDDINGS = {"reference": sid_tier_from_embeddings_reference}
+_FROM_EMBEDDINGS: dict[str, Callable[..., Tensor]] = {
+    "reference": sid_tier_from_embeddings_reference
+}
 if AVAILABLE:
     _SID_TIER["cpp"] = sid_tier_cpp
+if EMBEDDINGS_AVAILABLE:
+    _FROM_EMBEDDINGS["cpp"] = sid_tier_from_embeddings_cpp
 
 
 def _check_history(item_ids: Tensor, offsets: Tensor, like: Tensor, num_items: int) -> None:

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from glass_kernels.backend import active_backend
 from glass_kernels.checks import FLOATS, check_tensor, checks_values
+from glass_kernels.sid_tier.embeddings import AVAILABLE, tier_table_cpp
 
 MAX_TIERS = 255
+ORTHOGONAL = 2.0**-40
+"""Cosines smaller than this are rounding noise around 0, and count as 0."""
+
 _CHUNK_ELEMENTS = 1 << 22
 
 Edges = Tensor | Sequence[float]
@@ -89,9 +94,11 @@ def cosines(vectors: Tensor, unit_prototypes: Tensor) -> Tensor:
     """Cosines [n, K] of rows with prototypes already of unit length.
 
     Computed in float64 and rounded to float32 (float64 for float64 rows), so that the tier of an
-    item does not depend on which rows are multiplied together.
+    item does not depend on which rows are multiplied together. For the same reason a cosine below
+    `ORTHOGONAL` is 0: what rounding leaves of orthogonal vectors has either sign.
     """
     result = unit_vectors(vectors) @ unit_prototypes.T
+    result = torch.where(result.abs() < ORTHOGONAL, 0.0, result)
     return result if vectors.dtype == torch.float64 else result.to(torch.float32)
 
 
@@ -103,6 +110,17 @@ def tier_of(similarity: Tensor, edges: Tensor) -> Tensor:
     """Tier uint8 of each similarity: how many inner edges are at or below it."""
     inner = edges[1:-1].contiguous()
     return torch.bucketize(similarity, inner, right=True, out_int32=True).to(torch.uint8)
+
+
+@torch.no_grad()
+def tier_table_reference(item_embeddings: Tensor, prototypes: Tensor, edges: Tensor) -> Tensor:
+    """See `tier_table`; edges [N+1] as `check_edges` returns them."""
+    num_items, num_codes = item_embeddings.shape[0], prototypes.shape[0]
+    unit = unit_vectors(prototypes)
+    table = item_embeddings.new_empty((num_items, num_codes), dtype=torch.uint8)
+    for rows in chunks(num_items, max(num_codes, item_embeddings.shape[1])):
+        table[rows] = tier_of(cosines(item_embeddings[rows], unit), edges)
+    return table
 
 
 @torch.no_grad()
@@ -123,9 +141,7 @@ def tier_table(item_embeddings: Tensor, prototypes: Tensor, edges: Edges) -> Ten
     """
     check_vectors(item_embeddings, prototypes)
     bounds = check_edges(edges, edges_dtype(item_embeddings), item_embeddings.device)
-    num_items, num_codes = item_embeddings.shape[0], prototypes.shape[0]
-    unit = unit_vectors(prototypes)
-    table = item_embeddings.new_empty((num_items, num_codes), dtype=torch.uint8)
-    for rows in chunks(num_items, max(num_codes, item_embeddings.shape[1])):
-        table[rows] = tier_of(cosines(item_embeddings[rows], unit), bounds)
-    return table
+    chosen = active_backend()
+    if AVAILABLE and item_embeddings.device.type == "cpu" and chosen in (None, "cpp"):
+        return tier_table_cpp(item_embeddings, prototypes, bounds)
+    return tier_table_reference(item_embeddings, prototypes, bounds)
