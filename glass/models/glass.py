@@ -26,16 +26,27 @@ if TYPE_CHECKING:
     from glass.sid import SidTable
 
 
+NO_TARGET = -100
+"""In place of the code where a row of targets is padding."""
+
+
 @dataclass(frozen=True)
 class Output:
     """Of a training forward pass."""
 
     loss: Tensor
     """Mean cross-entropy over all levels of all targets: scalar."""
-    correct: Tensor
-    """Teacher-forced hits per level: bool [targets, L]."""
+    hits: Tensor
+    """Teacher-forced hits per level: bool [B, S, L]; false where there is no target."""
+    present: Tensor
+    """Where there is a target and not padding: bool [B, S]."""
     retrieved: Tensor | None
     """Items that the hard search found: int32 [B, S]; None without it."""
+
+    @property
+    def correct(self) -> Tensor:
+        """Hits of the targets alone: bool [targets, L], a shape that depends on the data."""
+        return self.hits[self.present]
 
 
 @dataclass(frozen=True)
@@ -211,16 +222,18 @@ class Glass(
         codes = self.codes[batch.targets.clamp(min=0)].long()
         retrieval = self.retrieve(encoded, torch.where(present, codes[..., 0], -1))
         hidden, _ = self.decode(encoded, codes[..., :-1], retrieval)
-        losses, correct = [], []
+        losses, hits = [], []
         for level in range(self.num_levels):
             state = hidden[..., level, :]
-            logits = self.level_logits(state, level, encoded, retrieval, codes)[present]
-            target = codes[..., level][present]
+            logits = self.level_logits(state, level, encoded, retrieval, codes)
+            # Padding is masked, not cut out: one shape for torch.compile, no wait on a GPU.
+            target = codes[..., level].masked_fill(~present, NO_TARGET)
             wide = torch.promote_types(logits.dtype, torch.float32)
-            losses.append(F.cross_entropy(logits.to(wide), target))
-            correct.append(logits.detach().argmax(-1) == target)
+            flat = logits.to(wide).flatten(0, 1)
+            losses.append(F.cross_entropy(flat, target.flatten(), ignore_index=NO_TARGET))
+            hits.append(logits.detach().argmax(-1) == target)
         retrieved = None if retrieval is None else retrieval.lengths
-        return Output(torch.stack(losses).mean(), torch.stack(correct, dim=-1), retrieved)
+        return Output(torch.stack(losses).mean(), torch.stack(hits, dim=-1), present, retrieved)
 
     # --- decoding
 

@@ -94,8 +94,8 @@ class _Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.loss_sum += output.loss.detach().double().cpu()
-        self.correct += output.correct.sum(0).double().cpu()
-        self.targets += output.correct.shape[0]
+        self.correct += output.hits.sum((0, 1)).double().cpu()
+        self.targets += int(output.present.sum())
         self.since += 1
 
     def averages(self) -> Row:

@@ -62,6 +62,43 @@ def test_batch_loss_is_the_mean_over_all_targets_whatever_the_batch(config: Mode
 
 
 @SYSTEMS
+def test_loss_is_that_of_the_targets_cut_out_of_the_padding(config: ModelConfig) -> None:
+    model = toy_model(config)
+    batch = toy_batch(HISTORIES, TARGETS, config)
+    present = batch.targets >= 0
+    assert not present.all()
+    encoded = model.encode(batch)
+    codes = model.codes[batch.targets.clamp(min=0)].long()
+    retrieval = model.retrieve(encoded, torch.where(present, codes[..., 0], -1))
+    hidden, _ = model.decode(encoded, codes[..., :-1], retrieval)
+    wanted, correct = [], []
+    for level in range(model.num_levels):
+        logits = model.level_logits(hidden[..., level, :], level, encoded, retrieval, codes)
+        logits, target = logits[present], codes[..., level][present]
+        wanted.append(torch.nn.functional.cross_entropy(logits, target))
+        correct.append(logits.argmax(-1) == target)
+    loss = torch.stack(wanted).mean()
+    output = model(batch)
+    torch.testing.assert_close(output.loss, loss, rtol=0, atol=1e-6)
+    assert torch.equal(output.correct, torch.stack(correct, -1))
+    assert torch.equal(output.present, present)
+    assert output.hits.shape == (*present.shape, model.num_levels)
+    assert not output.hits[~present].any()
+    first, second = every_gradient(model, output.loss), every_gradient(model, loss)
+    for name, grad in first.items():
+        torch.testing.assert_close(grad, second[name], rtol=1e-5, atol=1e-6)
+
+
+@SYSTEMS
+def test_batch_without_any_target_has_no_loss(config: ModelConfig) -> None:
+    model = toy_model(config)
+    batch = toy_batch(HISTORIES, TARGETS, config)
+    output = model(dataclasses.replace(batch, targets=torch.full_like(batch.targets, -1)))
+    assert output.loss.isnan()  # which the training loop refuses
+    assert output.correct.shape == (0, model.num_levels)
+
+
+@SYSTEMS
 def test_sample_is_independent_of_its_company_and_order(config: ModelConfig) -> None:
     model = toy_model(config)
     together = losses(model, toy_batch(HISTORIES, TARGETS, config))
