@@ -165,8 +165,11 @@ def train(
         data_fingerprint: identifies data and SIDs; a checkpoint made with others is not used.
 
     Raises:
-        ValueError: no training samples, or a loss that is not finite (with the remedy).
+        ValueError: no training samples, a patience below 1, or a loss or NDCG@20 that is not
+            finite (with the remedy).
     """
+    if config.patience < 1:
+        raise ValueError(f"train.patience is {config.patience}; it must be at least 1")
     if not len(samples.users):
         raise ValueError("samples: the training split has no group with a history to train on")
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +206,7 @@ def train(
         bar.update()
         last = trainer.step == trainer.total
         if trainer.step % trainer.every == 0 or last:
-            row = _validated(trainer, validate, folder)
+            row = _validated(trainer, validate, folder, name)
             log.write(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", ndcg20=f"{row['valid_' + METRIC]:.4f}")
         elif trainer.step % config.log_every == 0:
@@ -229,10 +232,16 @@ def _finite(row: Row, name: str) -> Row:
 
 
 def _validated(
-    trainer: _Trainer, validate: Callable[[Glass], dict[str, float]], folder: Path
+    trainer: _Trainer, validate: Callable[[Glass], dict[str, float]], folder: Path, name: str
 ) -> Row:
-    row = _finite(trainer.averages(), "model")
+    row = _finite(trainer.averages(), name)
     scores = validate(trainer.model)
+    if not math.isfinite(scores[METRIC]):
+        raise ValueError(
+            f"train {name}: the validation {METRIC} is {scores[METRIC]} at step {trainer.step}; "
+            "give the validation samples with targets (data.num_valid_events or "
+            "data.valid_share), then start again"
+        )
     row.update({f"valid_{key}": value for key, value in scores.items()})
     if scores[METRIC] > trainer.best:
         trainer.best, trainer.best_step, trainer.bad = scores[METRIC], trainer.step, 0

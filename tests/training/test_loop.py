@@ -128,6 +128,25 @@ def test_loss_that_is_not_finite_is_refused(log_every: int, tmp_path: Path) -> N
     assert not (tmp_path / "best.safetensors").exists()
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, np.inf])
+@pytest.mark.parametrize("before", [[], [0.3]])
+def test_score_that_is_not_finite_is_refused(
+    bad: float, before: list[float], tmp_path: Path
+) -> None:
+    step = (len(before) + 1) * EVERY
+    message = rf"train glass: the validation ndcg@20 is {bad} at step {step}; give .*num_valid_eve"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, validate=Scripted([*before, bad]))
+
+
+@pytest.mark.parametrize("patience", [0, -1])
+def test_patience_below_one_is_refused(patience: int, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, patience=patience)
+    with pytest.raises(ValueError, match=rf"train\.patience is {patience}; .* at least 1"):
+        run(tmp_path, config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_samples_are_refused(tmp_path: Path) -> None:
     none = Samples(*(getattr(SAMPLES, f.name)[:0] for f in dataclasses.fields(Samples)))
     with pytest.raises(ValueError, match=r"samples: the training split has no group"):
