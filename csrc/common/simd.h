@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <new>
 
 #define GLASS_INLINE inline __attribute__((always_inline))
 
@@ -20,9 +22,37 @@ namespace glass {
 template <int W>
 struct Bytes {
   typedef uint8_t type __attribute__((vector_size(W)));
+  typedef uint8_t anywhere __attribute__((vector_size(W), aligned(1), may_alias));
 
   // by reference: a vector wider than the baseline's registers has no ABI to be returned with
-  static GLASS_INLINE void load(type& to, const uint8_t* from) { std::memcpy(&to, from, W); }
+  // not memcpy: GCC makes two moves of half a register of it
+  static GLASS_INLINE void load(type& to, const uint8_t* from) {
+    to = *reinterpret_cast<const anywhere*>(from);
+  }
+  static GLASS_INLINE void store(uint8_t* to, const type& from) {
+    *reinterpret_cast<anywhere*>(to) = from;
+  }
+};
+
+// Asks for the cache lines of [from, from + bytes).
+GLASS_INLINE void prefetch(const void* from, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) {
+    __builtin_prefetch(static_cast<const uint8_t*>(from) + at);
+  }
+}
+
+// Zeroed memory that starts on a cache line, so that no aligned vector crosses one.
+struct CacheLines {
+  static constexpr std::align_val_t kLine{64};
+  struct Free {
+    void operator()(uint8_t* bytes) const { ::operator delete(bytes, kLine); }
+  };
+  std::unique_ptr<uint8_t[], Free> bytes;
+
+  explicit CacheLines(size_t size) : bytes(static_cast<uint8_t*>(::operator new(size, kLine))) {
+    std::memset(bytes.get(), 0, size);
+  }
+  uint8_t* get() const { return bytes.get(); }
 };
 
 enum class Simd { kBase, kAvx2, kAvx512 };

@@ -1,159 +1,195 @@
 // SID-Tier histogram from the byte table: out[b, k, n] = #{events of b : table[item, k] == n}.
 //
-// A tile of W codes counts G tiers at once in byte counters that stay in registers: one load of
-// the row, then compare and subtract (a true comparison is -1) per tier. Byte counters hold 255
-// events; then they are added to 32-bit ones.
+// Few tiers are counted with bit-sliced counters (sid_tier_slices.h), many in memory
+// (sid_tier_cells.h). Where the events outnumber the items, the whole table is packed into bit
+// planes first; otherwise the row of each event is.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
-#include <algorithm>
 #include <atomic>
 #include <vector>
 
 #include "../common/checks.h"
 #include "../common/simd.h"
+#include "sid_tier_cells.h"
+#include "sid_tier_shares.h"
+#include "sid_tier_slices.h"
+#include "sid_tier_tasks.h"
 
 namespace glass {
 namespace {
 
-struct History {
-  const uint8_t* const* rows;  // the table row of each event
-  int64_t events;
-  int64_t num_codes;
-  int64_t num_tiers;
-  float* out;  // [num_codes, num_tiers]
-  bool normalize;
+struct Catalogue {
+  const uint8_t* table;  // [num_items, K]
+  int64_t num_items;
+  const PlaneLayout& layout;
+  const uint8_t* packed;  // the table in planes, or null
 };
 
-constexpr int64_t kByteCapacity = 255;
-constexpr int kMaxGroup = 8;  // counters + row + comparison fit in 16 registers
-
-GLASS_INLINE float finish(int64_t count, const History& history) {
-  // in double: the same bits as the reference
-  return history.normalize ? static_cast<float>(static_cast<double>(count) / history.events)
-                           : static_cast<float>(count);
-}
-
-// Tiers [tier, tier + G) of codes [code, code + W).
-template <int W, int G>
-GLASS_INLINE void count_tile(const History& history, int64_t code, int64_t tier) {
-  using Vector = typename Bytes<W>::type;
-  uint32_t total[G][W] = {};
-  for (int64_t start = 0; start < history.events; start += kByteCapacity) {
-    const int64_t end = std::min(start + kByteCapacity, history.events);
-    Vector counter[G] = {};
-    for (int64_t event = start; event < end; ++event) {
-      Vector row;
-      Bytes<W>::load(row, history.rows[event] + code);
-      for (int g = 0; g < G; ++g) {
-        counter[g] -= (Vector)(row == static_cast<uint8_t>(tier + g));
-      }
-    }
-    for (int g = 0; g < G; ++g) {
-      for (int lane = 0; lane < W; ++lane) total[g][lane] += counter[g][lane];
-    }
+// The same loops, compiled for each processor level.
+#define GLASS_SID_TIER_PATH(NAME, TARGET, WIDTH, BITS)                                           \
+  struct NAME {                                                                                  \
+    static constexpr int kWidth = WIDTH;                                                         \
+    template <typename Id>                                                                       \
+    TARGET static Fault count(const Catalogue& catalogue, const Id* ids, int64_t events,         \
+                              SliceScratch& scratch) {                                           \
+      return count_sets<WIDTH, BITS>(catalogue.layout, catalogue.table, catalogue.num_items,     \
+                                     catalogue.packed, ids, events, scratch);                    \
+    }                                                                                            \
+    TARGET static Fault pack(const Catalogue& catalogue, int64_t begin, int64_t end,             \
+                             uint8_t* packed) {                                                  \
+      PackVector broken = {};                                                                    \
+      for (int64_t item = begin; item < end; ++item) {                                           \
+        pack_row<BITS>(catalogue.layout, catalogue.table + item * catalogue.layout.num_codes,    \
+                       packed + item * catalogue.layout.row_bytes, broken);                      \
+      }                                                                                          \
+      return any(broken) ? Fault::kTier : Fault::kNone;                                          \
+    }                                                                                            \
+    TARGET static void finish(const PlaneLayout& layout, SliceScratch& scratch, int64_t divisor, \
+                              float* out) {                                                      \
+      write_tiers(layout, scratch, divisor, out);                                                \
+    }                                                                                            \
   }
-  for (int lane = 0; lane < W; ++lane) {
-    float* out = history.out + (code + lane) * history.num_tiers + tier;
-    for (int g = 0; g < G; ++g) out[g] = finish(total[g][lane], history);
-  }
-}
 
-template <int W, int G>
-GLASS_INLINE void count_codes(const History& history, int64_t tier) {
-  for (int64_t code = 0; code < history.num_codes; code += W) {
-    // the last tile overlaps the one before instead of reading past the row
-    count_tile<W, G>(history, std::min(code, history.num_codes - W), tier);
-  }
-}
-
-template <int W, int G>
-GLASS_INLINE void count_rest(const History& history, int64_t tier) {
-  if constexpr (G > 0) {
-    if (history.num_tiers - tier == G) {
-      count_codes<W, G>(history, tier);
-    } else {
-      count_rest<W, G - 1>(history, tier);
-    }
-  }
-}
-
-template <int W>
-GLASS_INLINE void count_vector(const History& history) {
-  int64_t tier = 0;
-  for (; history.num_tiers - tier >= kMaxGroup; tier += kMaxGroup) {
-    count_codes<W, kMaxGroup>(history, tier);
-  }
-  count_rest<W, kMaxGroup - 1>(history, tier);
-}
-
-// Too few codes for a vector.
-void count_narrow(const History& history) {
-  const int64_t size = history.num_codes * history.num_tiers;
-  std::vector<int64_t> total(size, 0);
-  for (int64_t event = 0; event < history.events; ++event) {
-    for (int64_t code = 0; code < history.num_codes; ++code) {
-      const int64_t tier = history.rows[event][code];
-      if (tier < history.num_tiers) ++total[code * history.num_tiers + tier];
-    }
-  }
-  for (int64_t cell = 0; cell < size; ++cell) history.out[cell] = finish(total[cell], history);
-}
-
-void count_base(const History& history) {
-  if (history.num_codes < 16) return count_narrow(history);
-  count_vector<16>(history);
-}
-
+GLASS_SID_TIER_PATH(BasePath, , 16, BaseBits);
 #ifdef GLASS_X86
-GLASS_TARGET_AVX2 void count_avx2(const History& history) {
-  if (history.num_codes < 32) return count_base(history);
-  count_vector<32>(history);
-}
-
-GLASS_TARGET_AVX512 void count_avx512(const History& history) {
-  if (history.num_codes < 64) return count_avx2(history);
-  count_vector<64>(history);
-}
+GLASS_SID_TIER_PATH(Avx2Path, GLASS_TARGET_AVX2, 32, Avx2Bits);
+GLASS_SID_TIER_PATH(Avx512Path, GLASS_TARGET_AVX512, 64, Avx2Bits);
 #endif
+#undef GLASS_SID_TIER_PATH
 
-void count(const History& history) {
-  if (history.events == 0) {
-    std::fill_n(history.out, history.num_codes * history.num_tiers, 0.0f);
-    return;
+// Counts in slices.
+template <typename Path>
+struct Slices {
+  const Catalogue& catalogue;
+  SliceScratch scratch;
+
+  explicit Slices(const Catalogue& of)
+      : catalogue(of), scratch(of.layout, Path::kWidth, of.packed == nullptr) {}
+  static int64_t size(const PlaneLayout& layout) { return layout.num_tiers * layout.padded_codes; }
+  template <typename Id>
+  Fault count(const Id* ids, int64_t events) {
+    return Path::count(catalogue, ids, events, scratch);
   }
-#ifdef GLASS_X86
-  if (best_simd() == Simd::kAvx512) return count_avx512(history);
-  if (best_simd() == Simd::kAvx2) return count_avx2(history);
-#endif
-  count_base(history);
+  uint32_t* counts() { return scratch.sets.data(); }
+  void finish(int64_t divisor, float* out) {
+    Path::finish(catalogue.layout, scratch, divisor, out);
+  }
+};
+
+// Counts in memory.
+struct Cells {
+  const Catalogue& catalogue;
+  std::vector<uint32_t> cells;
+
+  explicit Cells(const Catalogue& of) : catalogue(of), cells(size(of.layout)) {}
+  static int64_t size(const PlaneLayout& layout) { return layout.num_tiers * layout.num_codes; }
+  template <typename Id>
+  Fault count(const Id* ids, int64_t events) {
+    return count_cells(catalogue.table, catalogue.num_items, catalogue.layout.num_codes,
+                       catalogue.layout.num_tiers, ids, events, counts());
+  }
+  uint32_t* counts() { return cells.data(); }
+  void finish(int64_t divisor, float* out) {
+    write_shares(counts(), size(catalogue.layout), divisor, out);
+  }
+};
+
+void note(std::atomic<Fault>& fault, Fault found) {
+  if (found != Fault::kNone) fault = found;
+}
+
+// Runs work(thread's counter, index) for every index, each taken by the next idle thread.
+template <typename Counter, typename Work>
+void take_turns(const Catalogue& catalogue, int64_t threads, int64_t count, const Work& work) {
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, std::min(threads, count), 1, [&](int64_t, int64_t) {
+    Counter counter(catalogue);
+    for (int64_t index = next++; index < count; index = next++) work(counter, index);
+  });
+}
+
+template <typename Counter, typename Id>
+Fault count_histories(const Catalogue& catalogue, const Id* ids, const int64_t* offsets,
+                      int64_t num_users, bool normalize, float* out) {
+  const PlaneLayout& layout = catalogue.layout;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t out_size = layout.num_codes * layout.num_tiers, size = Counter::size(layout);
+  const Plan plan = plan_tasks(offsets, num_users, threads);
+  std::vector<uint32_t> parts(plan.parts * size);
+  const auto divisor = [&](int64_t user) {
+    return normalize ? std::max<int64_t>(offsets[user + 1] - offsets[user], 1) : 1;
+  };
+  std::atomic<Fault> fault{Fault::kNone};
+  take_turns<Counter>(catalogue, threads, plan.tasks.size(), [&](Counter& counter, int64_t index) {
+    const Task& task = plan.tasks[index];
+    if (task.part >= 0) {
+      note(fault, counter.count(ids + task.event, task.event_end - task.event));
+      std::copy_n(counter.counts(), size, parts.data() + task.part * size);
+      return;
+    }
+    for (int64_t user = task.user; user < task.user_end && fault == Fault::kNone; ++user) {
+      const int64_t events = offsets[user + 1] - offsets[user];
+      note(fault, counter.count(ids + offsets[user], events));
+      counter.finish(divisor(user), out + user * out_size);
+    }
+  });
+  take_turns<Counter>(catalogue, threads, plan.long_users.size(),
+                      [&](Counter& counter, int64_t index) {
+                        const LongUser& user = plan.long_users[index];
+                        uint32_t* total = counter.counts();
+                        std::fill_n(total, size, 0);
+                        for (int64_t part = user.part; part < user.part_end; ++part) {
+                          const uint32_t* one = parts.data() + part * size;
+                          for (int64_t cell = 0; cell < size; ++cell) total[cell] += one[cell];
+                        }
+                        counter.finish(divisor(user.user), out + user.user * out_size);
+                      });
+  return fault;
+}
+
+// Packs the table if that is less work than packing the row of every event.
+template <typename Path, typename Id>
+Fault count_slices(Catalogue catalogue, const Id* ids, const int64_t* offsets, int64_t num_users,
+                   bool normalize, float* out) {
+  std::unique_ptr<uint8_t[]> packed;
+  if (catalogue.num_items <= offsets[num_users]) {
+    packed.reset(new uint8_t[catalogue.num_items * catalogue.layout.row_bytes]);
+    std::atomic<Fault> fault{Fault::kNone};
+    torch::stable::parallel_for(0, catalogue.num_items, 4096, [&](int64_t begin, int64_t end) {
+      note(fault, Path::pack(catalogue, begin, end, packed.get()));
+    });
+    if (fault != Fault::kNone) return fault;
+    catalogue.packed = packed.get();
+  }
+  return count_histories<Slices<Path>>(catalogue, ids, offsets, num_users, normalize, out);
+}
+
+// Tiers that one pass of slices counts in less time than memory.
+constexpr int64_t max_slice_tiers(int register_bytes) { return 4 * register_bytes; }
+
+template <typename Path, typename Id>
+Fault count_path(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
+                 const Id* ids, const int64_t* offsets, int64_t num_users, bool normalize,
+                 float* out) {
+  const PlaneLayout layout(num_codes, num_tiers, Path::kWidth);
+  const Catalogue catalogue{table, num_items, layout, nullptr};
+  if (num_tiers > max_slice_tiers(Path::kWidth)) {
+    return count_histories<Cells>(catalogue, ids, offsets, num_users, normalize, out);
+  }
+  return count_slices<Path>(catalogue, ids, offsets, num_users, normalize, out);
 }
 
 template <typename Id>
-void run(const Id* ids, const int64_t* offsets, int64_t num_users, const uint8_t* table,
-         int64_t num_items, History shared, float* out) {
-  std::atomic<bool> bad_id{false};
-  torch::stable::parallel_for(0, num_users, 1, [&](int64_t begin, int64_t end) {
-    std::vector<const uint8_t*> rows;
-    for (int64_t user = begin; user < end; ++user) {
-      History history = shared;
-      history.events = offsets[user + 1] - offsets[user];
-      history.out = out + user * shared.num_codes * shared.num_tiers;
-      rows.resize(history.events);
-      const Id* user_ids = ids + offsets[user];
-      for (int64_t event = 0; event < history.events; ++event) {
-        int64_t id = user_ids[event];
-        if (id < 0 || id >= num_items) {
-          bad_id = true;
-          return;
-        }
-        rows[event] = table + id * shared.num_codes;
-      }
-      history.rows = rows.data();
-      count(history);
-    }
-  });
-  STD_TORCH_CHECK(!bad_id, "item_ids must be in [0, ", num_items, ")");
+Fault count(const Tensor& ids, const int64_t* offsets, int64_t num_users, const Tensor& table,
+            int64_t num_tiers, bool normalize, float* out) {
+  auto run = count_path<BasePath, Id>;
+#ifdef GLASS_X86
+  if (best_simd() == Simd::kAvx2) run = count_path<Avx2Path, Id>;
+  if (best_simd() == Simd::kAvx512) run = count_path<Avx512Path, Id>;
+#endif
+  return run(table.const_data_ptr<uint8_t>(), table.size(0), table.size(1), num_tiers,
+             ids.const_data_ptr<Id>(), offsets, num_users, normalize, out);
 }
 
 Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& table,
@@ -165,6 +201,7 @@ Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& tab
   STD_TORCH_CHECK(offsets.scalar_type() == ScalarType::Long, "offsets must be int64");
   STD_TORCH_CHECK(num_tiers >= 1 && num_tiers <= 255, "num_tiers must be in [1, 255]");
   STD_TORCH_CHECK(offsets.numel() >= 1, "offsets must not be empty");
+  STD_TORCH_CHECK(item_ids.numel() <= INT32_MAX, "item_ids must hold fewer than 2^31 events");
   const Tensor ids = torch::stable::contiguous(item_ids);
   const Tensor bounds = torch::stable::contiguous(offsets);
   const Tensor bytes = torch::stable::contiguous(table);
@@ -172,18 +209,16 @@ Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& tab
   const int64_t* offset = bounds.const_data_ptr<int64_t>();
   check_offsets(offset, num_users, ids.numel());
 
-  const int64_t num_codes = bytes.size(1);
   Tensor out =
-      torch::stable::new_empty(bytes, {num_users, num_codes, num_tiers}, ScalarType::Float);
-  const History shared{nullptr, 0, num_codes, num_tiers, nullptr, normalize};
-  const auto* rows = bytes.const_data_ptr<uint8_t>();
+      torch::stable::new_empty(bytes, {num_users, bytes.size(1), num_tiers}, ScalarType::Float);
   float* result = out.mutable_data_ptr<float>();
-  if (ids.scalar_type() == ScalarType::Int) {
-    run(ids.const_data_ptr<int32_t>(), offset, num_users, rows, bytes.size(0), shared, result);
-  } else {
-    STD_TORCH_CHECK(ids.scalar_type() == ScalarType::Long, "item_ids must be int32 or int64");
-    run(ids.const_data_ptr<int64_t>(), offset, num_users, rows, bytes.size(0), shared, result);
-  }
+  const bool is_int = ids.scalar_type() == ScalarType::Int;
+  STD_TORCH_CHECK(is_int || ids.scalar_type() == ScalarType::Long,
+                  "item_ids must be int32 or int64");
+  const auto run = is_int ? count<int32_t> : count<int64_t>;
+  const Fault fault = run(ids, offset, num_users, bytes, num_tiers, normalize, result);
+  STD_TORCH_CHECK(fault != Fault::kItem, "item_ids must be in [0, ", bytes.size(0), ")");
+  STD_TORCH_CHECK(fault != Fault::kTier, "table must hold tiers below num_tiers = ", num_tiers);
   return out;
 }
 

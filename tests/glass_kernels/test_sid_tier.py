@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,14 +90,57 @@ def test_one_tier_holds_everything(backend: str) -> None:
 
 
 @needs_cpp
-@pytest.mark.parametrize(
-    "form", ["avx512", "avx2", "base"], ids=["64 codes", "32 codes", "16 codes"]
-)
-def test_every_vector_width(form: str) -> None:
-    codes = {"avx512": 64, "avx2": 32, "base": 16}[form] + 3
-    ids, offsets, table = history([300], 20, codes, 5)
-    expected = sid_tier(ids, offsets, table, 5, backend="reference")
-    assert torch.equal(sid_tier(ids, offsets, table, 5, backend="cpp"), expected)
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("simd", ["base", "avx2", "avx512"])
+@pytest.mark.parametrize("tiers", [1, 2, 5, 20, 64, 65, 200])
+def test_every_vector_width(monkeypatch: pytest.MonkeyPatch, tiers: int, simd: str) -> None:
+    """A width the processor lacks is its widest; 700 items are too many to pack them all."""
+    monkeypatch.setenv("GLASS_CPU_SIMD", simd)
+    for codes, items in product([1, 8, 17, 40, 64, 72, 130, 257, 600], [20, 700]):
+        ids, offsets, table = history([300, 0, 7, 90], items, codes, tiers)
+        expected = sid_tier(ids, offsets, table, tiers, backend="reference")
+        assert torch.equal(sid_tier(ids, offsets, table, tiers, backend="cpp"), expected)
+
+
+@needs_cpp
+@pytest.mark.parametrize("simd", ["base", "avx2", "avx512"])
+@pytest.mark.parametrize("codes", [1, 16, 33, 64, 130])
+def test_long_histories(monkeypatch: pytest.MonkeyPatch, codes: int, simd: str) -> None:
+    """Counters of 16 bits are emptied after 65,024 events; here all go to one tier, or half."""
+    monkeypatch.setenv("GLASS_CPU_SIMD", simd)
+    ids, offsets, _ = history([65_024, 3, 131_100], 2, 1, 1)
+    table = torch.zeros(2, codes, dtype=torch.uint8)
+    table[1, 1::3] = 1
+    table[:, ::2] = 2
+    result = sid_tier(ids, offsets, table, 3, normalize=False, backend="cpp")
+    ones = torch.tensor([int(part.sum()) for part in ids.split([65_024, 3, 131_100])])
+    length = offsets.diff()
+    for code in range(codes):
+        second = ones if code % 3 == 1 and code % 2 == 1 else 0 * ones
+        third = length - second if code % 2 == 0 else 0 * ones
+        expected = torch.stack([length - second - third, second, third], 1)
+        assert torch.equal(result[:, code], expected.float())
+
+
+@needs_cpp
+@pytest.mark.parametrize("tiers", [4, 200])
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_any_number_of_threads(threads: int, tiers: int) -> None:
+    """One user's history is longer than all others together: its parts are summed."""
+    lengths = [5, 0, 40_000, 300, 20_000, *[9] * 300, 1]
+    ids, offsets, table = history(lengths, 60, 24, tiers)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for normalize in (True, False):
+            ours = sid_tier(ids, offsets, table, tiers, normalize=normalize, backend="cpp")
+            theirs = sid_tier(ids, offsets, table, tiers, normalize=normalize, backend="reference")
+            assert torch.equal(ours, theirs)
+        ids[20_000] = 60
+        with pytest.raises(RuntimeError, match="item_ids must be in"):
+            torch.ops.glass.sid_tier(ids, offsets, table, tiers, True)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -192,8 +237,13 @@ def test_raw_op_stays_in_bounds() -> None:
         op(ids + 3, offsets, table, 2, True)
     with pytest.raises(RuntimeError, match="offsets must start at 0"):
         op(ids[:3], offsets, table, 2, True)
-    table[:] = 255  # a tier that does not exist counts nowhere
-    assert op(ids, offsets, table, 2, False).eq(0).all()
+    table[2, 19] = 2
+    for tiers in (2, 1):
+        with pytest.raises(RuntimeError, match="table must hold tiers below num_tiers"):
+            op(torch.full_like(ids, 2), offsets, table, tiers, False)
+    wide = torch.full((3, 20), 255, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="table must hold tiers below num_tiers = 255"):
+        op(ids, offsets, wide, 255, False)
 
 
 @needs_cpp
