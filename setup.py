@@ -1,7 +1,8 @@
 """The extensions only; everything else about the package is in pyproject.toml.
 
 GLASS_BUILD_CPP and GLASS_BUILD_CUDA: `auto` (default: build if it can be, else say why not), `0`
-(leave out) or `1` (fail if it cannot be built).
+(leave out) or `1` (fail if it cannot be built). CUDA is `auto`-built only where torch has CUDA:
+nothing else could use it. GLASS_CUDA_ARCHS, such as `90` or `80,90a`, builds for these alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from setuptools.errors import BaseError
 ROOT = Path(__file__).resolve().parent
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020b000000000000"  # loads under torch 2.11 and later
 CXX_FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-Wno-unused-parameter", STABLE_ABI]
-NVCC_FLAGS = ["-std=c++17", "-O3", "-Xcompiler=-fPIC", "-cudart=static"]
+NVCC_FLAGS = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", "-cudart=static"]
 NVCC_ARCHS = ("75", "80", "86", "89", "90", "100", "120")
 
 
@@ -74,14 +75,31 @@ def cuda_extension() -> Extension:
     files = sources("cuda", "*.cu")
     if not files:
         raise CannotBuildError("this version has no CUDA sources; use a Triton or C++ backend")
+    torch = torch_folder()
+    if mode("cuda") == "auto" and not (torch / "lib" / "libtorch_cuda.so").exists():
+        raise CannotBuildError(
+            "torch here has no CUDA; install a torch that has, or set GLASS_BUILD_CUDA=1"
+        )
     find_nvcc()
     return Extension(
         "glass_kernels._cuda",
-        files,
+        [*files, *sources("cuda", "*.cpp")],
         depends=sources("common", "*.h") + sources("cuda", "*.h"),
+        include_dirs=[str(torch / "include")],
+        library_dirs=[str(torch / "lib")],
+        libraries=["torch_cpu", "c10"],
         language="c++",
         py_limited_api=True,
     )
+
+
+def cuda_archs(nvcc: str) -> list[str]:
+    """Architectures to compile for: those asked for, else of ours all that this nvcc knows."""
+    asked = os.environ.get("GLASS_CUDA_ARCHS", "").replace(",", " ").split()
+    if asked:
+        return asked
+    known = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True)
+    return [arch for arch in NVCC_ARCHS if f"sm_{arch}" in known.stdout.split()]
 
 
 def planned() -> tuple[list[Extension], dict[str, str]]:
@@ -136,12 +154,19 @@ class BuildExtensions(build_ext):
         OUTCOME[name] = "built"
 
     def _build_cuda(self, ext: Extension) -> None:
-        """Compiles and links with nvcc alone: the sources have no header of torch."""
+        """Compiles and links with nvcc alone, which hands the .cpp files to the host compiler."""
         target = Path(self.get_ext_fullpath(ext.name))
         target.parent.mkdir(parents=True, exist_ok=True)
-        archs = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in NVCC_ARCHS]
-        archs.append(f"-gencode=arch=compute_{NVCC_ARCHS[-1]},code=compute_{NVCC_ARCHS[-1]}")
-        command = [find_nvcc(), "-shared", *NVCC_FLAGS, *archs, *ext.sources, "-o", str(target)]
+        nvcc = find_nvcc()
+        archs = cuda_archs(nvcc)
+        codes = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+        # PTX of the newest plain one, for cards that come later
+        plain = [arch for arch in archs if arch.isdecimal()]
+        codes += [f"-gencode=arch=compute_{arch},code=compute_{arch}" for arch in plain[-1:]]
+        command = [nvcc, "-shared", *NVCC_FLAGS, STABLE_ABI, *codes]
+        command += [f"-I{folder}" for folder in ext.include_dirs]
+        command += [f"-L{folder}" for folder in ext.library_dirs]
+        command += [*ext.sources, *(f"-l{name}" for name in ext.libraries), "-o", str(target)]
         subprocess.run(command, check=True)
 
 

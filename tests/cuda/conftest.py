@@ -1,0 +1,21 @@
+"""Makes `shimmed` importable, and compiles the kernels for the CPU once."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import shimmed
+
+
+@pytest.fixture(scope="session")
+def sid_tier_shim(tmp_path_factory: pytest.TempPathFactory) -> shimmed.SidTier:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    folder = tmp_path_factory.mktemp("shim")
+    return shimmed.SidTier(shimmed.build("sid_tier", folder))
