@@ -8,6 +8,8 @@ from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import check_ids, check_offsets, check_tensor
+from glass_kernels.sid_tier.cuda import AVAILABLE as CUDA_AVAILABLE
+from glass_kernels.sid_tier.cuda import sid_tier_cuda
 from glass_kernels.sid_tier.embeddings import AVAILABLE as EMBEDDINGS_AVAILABLE
 from glass_kernels.sid_tier.embeddings import sid_tier_from_embeddings_cpp
 from glass_kernels.sid_tier.library import AVAILABLE, sid_tier_cpp
@@ -32,6 +34,8 @@ _FROM_EMBEDDINGS: dict[str, Callable[..., Tensor]] = {
 }
 if AVAILABLE:
     _SID_TIER["cpp"] = sid_tier_cpp
+if CUDA_AVAILABLE:
+    _SID_TIER["cuda"] = sid_tier_cuda
 if EMBEDDINGS_AVAILABLE:
     _FROM_EMBEDDINGS["cpp"] = sid_tier_from_embeddings_cpp
 
