@@ -12,6 +12,7 @@
 #include "../common/checks.h"
 #include "../common/simd.h"
 #include "sid_tier_cells.h"
+#include "sid_tier_count.h"
 #include "sid_tier_shares.h"
 #include "sid_tier_slices.h"
 #include "sid_tier_tasks.h"
@@ -181,15 +182,14 @@ Fault count_path(const uint8_t* table, int64_t num_items, int64_t num_codes, int
 }
 
 template <typename Id>
-Fault count(const Tensor& ids, const int64_t* offsets, int64_t num_users, const Tensor& table,
-            int64_t num_tiers, bool normalize, float* out) {
+Fault count(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
+            const Id* ids, const int64_t* offsets, int64_t num_users, bool normalize, float* out) {
   auto run = count_path<BasePath, Id>;
 #ifdef GLASS_X86
   if (best_simd() == Simd::kAvx2) run = count_path<Avx2Path, Id>;
   if (best_simd() == Simd::kAvx512) run = count_path<Avx512Path, Id>;
 #endif
-  return run(table.const_data_ptr<uint8_t>(), table.size(0), table.size(1), num_tiers,
-             ids.const_data_ptr<Id>(), offsets, num_users, normalize, out);
+  return run(table, num_items, num_codes, num_tiers, ids, offsets, num_users, normalize, out);
 }
 
 Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& table,
@@ -215,14 +215,25 @@ Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& tab
   const bool is_int = ids.scalar_type() == ScalarType::Int;
   STD_TORCH_CHECK(is_int || ids.scalar_type() == ScalarType::Long,
                   "item_ids must be int32 or int64");
-  const auto run = is_int ? count<int32_t> : count<int64_t>;
-  const Fault fault = run(ids, offset, num_users, bytes, num_tiers, normalize, result);
+  const auto run = [&](const auto* item) {
+    return count(bytes.const_data_ptr<uint8_t>(), bytes.size(0), bytes.size(1), num_tiers, item,
+                 offset, num_users, normalize, result);
+  };
+  const Fault fault =
+      is_int ? run(ids.const_data_ptr<int32_t>()) : run(ids.const_data_ptr<int64_t>());
   STD_TORCH_CHECK(fault != Fault::kItem, "item_ids must be in [0, ", bytes.size(0), ")");
   STD_TORCH_CHECK(fault != Fault::kTier, "table must hold tiers below num_tiers = ", num_tiers);
   return out;
 }
 
 }  // namespace
+
+Fault count_tiers(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
+                  const int32_t* ids, const int64_t* offsets, int64_t num_users, bool normalize,
+                  float* out) {
+  return count(table, num_items, num_codes, num_tiers, ids, offsets, num_users, normalize, out);
+}
+
 }  // namespace glass
 
 STABLE_TORCH_LIBRARY_IMPL(glass, CPU, m) { m.impl("sid_tier", TORCH_BOX(&glass::sid_tier)); }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "../common/checks.h"
+#include "sid_tier_count.h"
 #include "tier_history.h"
 
 namespace glass {
@@ -110,20 +111,23 @@ Tensor sid_tier_from_embeddings(const Tensor& item_ids, const Tensor& offsets,
 
   const int64_t num_codes = setting.plan.num_codes, num_tiers = edges.numel() - 1;
   Tensor out =
-      torch::stable::new_zeros(setting.items, {users, num_codes, num_tiers}, ScalarType::Float);
-  // the result's memory holds the integer counts first: their zeros are the same bits
-  int32_t* counts = static_cast<int32_t*>(out.mutable_data_ptr());
-  HistoryCounts history{setting.plan, setting.tier_block, setting.items.const_data_ptr(),
-                        setting.items.size(0), counts};
-  bool known;
-  if (ids.scalar_type() == ScalarType::Int) {
-    known = history.add(ids.const_data_ptr<int32_t>(), offset, users, TorchThreads());
-  } else {
-    STD_TORCH_CHECK(ids.scalar_type() == ScalarType::Long, "item_ids must be int32 or int64");
-    known = history.add(ids.const_data_ptr<int64_t>(), offset, users, TorchThreads());
-  }
+      torch::stable::new_empty(setting.items, {users, num_codes, num_tiers}, ScalarType::Float);
+  const TorchThreads threads;
+  const auto count_users = [&](const uint8_t* tiers, int64_t rows, const int32_t* slots,
+                               const int64_t* bounds, int64_t count, bool share, float* to) {
+    count_tiers(tiers, rows, num_codes, num_tiers, slots, bounds, count, share, to);
+  };
+  HistoryJob job(setting.plan, setting.tier_block, setting.items.const_data_ptr(),
+                 setting.items.size(0), threads, count_users);
+  const bool is_int = ids.scalar_type() == ScalarType::Int;
+  STD_TORCH_CHECK(is_int || ids.scalar_type() == ScalarType::Long,
+                  "item_ids must be int32 or int64");
+  const auto run = [&](const auto* item) {
+    return job.run(item, offset, users, normalize, out.mutable_data_ptr<float>());
+  };
+  const bool known =
+      is_int ? run(ids.const_data_ptr<int32_t>()) : run(ids.const_data_ptr<int64_t>());
   STD_TORCH_CHECK(known, "item_ids must be in [0, ", setting.items.size(0), ")");
-  finish_counts(counts, offset, users, num_codes * num_tiers, normalize);
   return out;
 }
 
@@ -139,7 +143,7 @@ Tensor tier_table(const Tensor& item_embeddings, const Tensor& prototypes, const
     std::vector<int64_t> ids(step);
     for (int64_t row = first * step; row < std::min(last * step, rows); row += step) {
       std::iota(ids.begin(), ids.end(), row);
-      setting.tier_block(setting.plan, items, ids.data(), std::min(step, rows - row),
+      setting.tier_block(setting.plan, items, ids.data(), std::min(step, rows - row), 0,
                          tiers + row * num_codes, scratch);
     }
   });

@@ -53,110 +53,123 @@ class DistinctItems {
   std::vector<int64_t> ids_;
 };
 
-// Part of a user's history that lies in one block.
-struct Piece {
-  int64_t user, begin, end;
-};
+// One call. `parallel(count, body)` runs body(begin, end) on parts of [0, count).
+// `count_users(tiers, rows, slots, offsets, users, normalize, out)` counts histories of slots, the
+// numbers of rows of tiers [rows, num_codes], into out [users, num_codes, num_tiers].
+template <typename Parallel, typename CountUsers>
+class HistoryJob {
+ public:
+  HistoryJob(const TierPlan& plan, TierBlock tier_block, const void* items, int64_t num_items,
+             const Parallel& parallel, const CountUsers& count_users)
+      : plan_(plan),
+        tier_block_(tier_block),
+        items_(items),
+        num_items_(num_items),
+        parallel_(parallel),
+        count_users_(count_users),
+        cells_(plan.num_codes * (static_cast<int64_t>(plan.inner.size()) + 1)) {}
 
-// counts [num_codes, num_tiers] of codes [first, last) += the tiers of `events` slots.
-inline void add_counts(const uint8_t* tiers, int64_t num_codes, const int32_t* slots,
-                       int64_t events, int64_t first, int64_t last, int64_t num_tiers,
-                       int32_t* counts) {
-  for (int64_t event = 0; event < events; ++event) {
-    const uint8_t* row = tiers + slots[event] * num_codes;
-    for (int64_t code = first; code < last; ++code) ++counts[code * num_tiers + row[code]];
-  }
-}
-
-struct HistoryCounts {
-  const TierPlan& plan;
-  TierBlock tier_block;
-  const void* items;
-  int64_t num_items;
-  int32_t* counts;  // [users, num_codes, num_tiers], zeros at first
-
-  // Adds all events; false for an id outside [0, num_items). `parallel(count, body)` calls
-  // body(begin, end) on parts of [0, count).
-  template <typename Id, typename Parallel>
-  bool add(const Id* ids, const int64_t* offsets, int64_t num_users, const Parallel& parallel) {
+  // Writes out [num_users, num_codes, num_tiers]; false for an id outside [0, num_items).
+  template <typename Id>
+  bool run(const Id* ids, const int64_t* offsets, int64_t num_users, bool normalize, float* out) {
     const int64_t total = offsets[num_users];
-    const int64_t row_bytes = std::max<int64_t>(plan.num_codes, 1);
+    if (total == 0) std::fill_n(out, num_users * cells_, 0.0f);
     const int64_t block_events = std::min(total, kBlockEvents);
-    const int64_t capacity = std::min(
-        block_events, std::max(kBlockBytes / row_bytes, TierScratch::rows_at_once(plan.dim)));
-    DistinctItems distinct(capacity);
-    std::vector<int32_t> slots(block_events);
-    std::vector<uint8_t> tiers(capacity * plan.num_codes);
-    std::vector<Piece> pieces;
-    int64_t user = 0;
+    const int64_t most_rows = std::max(kBlockBytes / std::max<int64_t>(plan_.num_codes, 1),
+                                       TierScratch::rows_at_once(plan_.dim));
+    DistinctItems distinct(std::min(block_events, most_rows));
+    slots_.resize(block_events);
+    tiers_.resize(std::min(block_events, most_rows) * plan_.num_codes);
+    int64_t user = 0;  // the first that is not finished
     for (int64_t begin = 0; begin < total;) {
-      distinct.clear();
-      int64_t end = begin;
-      for (; end < total && end - begin < block_events; ++end) {
-        const int64_t id = ids[end];
-        if (id < 0 || id >= num_items) return false;
-        const int32_t slot = distinct.add(id);
-        if (slot < 0) break;
-        slots[end - begin] = slot;
+      const int64_t end = number_items(ids, begin, begin + block_events, total, distinct);
+      if (end < 0) return false;
+      fill_tiers(distinct.ids());
+      if (offsets[user] < begin) {  // goes on from the block before
+        carry(0, std::min(end, offsets[user + 1]) - begin);
+        if (offsets[user + 1] <= end) {
+          finish(normalize ? offsets[user + 1] - offsets[user] : 1, out + user * cells_);
+          ++user;
+        }
       }
-      fill_tiers(distinct.ids(), tiers.data(), parallel);
-      pieces.clear();
-      for (; user < num_users && offsets[user] < end; ++user) {
-        pieces.push_back({user, std::max(offsets[user], begin), std::min(offsets[user + 1], end)});
-        if (offsets[user + 1] > end) break;  // goes on in the next block
+      const int64_t first = user;
+      while (user < num_users && offsets[user + 1] <= end) ++user;
+      if (user > first) {
+        bounds_.assign(offsets + first, offsets + user + 1);
+        for (int64_t& bound : bounds_) bound -= offsets[first];
+        count_users_(tiers_.data(), rows_, slots_.data() + (offsets[first] - begin), bounds_.data(),
+                     user - first, normalize, out + first * cells_);
       }
-      count_pieces(pieces, slots.data() - begin, tiers.data(), parallel);
+      if (user < num_users && begin <= offsets[user] && offsets[user] < end) {
+        carried_.assign(cells_, 0);
+        carry(offsets[user] - begin, end - offsets[user]);
+      }
       begin = end;
     }
     return true;
   }
 
  private:
-  template <typename Parallel>
-  void fill_tiers(const std::vector<int64_t>& ids, uint8_t* tiers, const Parallel& parallel) {
-    const int64_t step = TierScratch::rows_at_once(plan.dim);
-    const int64_t rows = static_cast<int64_t>(ids.size());
-    parallel((rows + step - 1) / step, [&](int64_t first, int64_t last) {
-      TierScratch scratch(plan.dim);
-      for (int64_t row = first * step; row < std::min(last * step, rows); row += step) {
-        tier_block(plan, items, ids.data() + row, std::min(step, rows - row),
-                   tiers + row * plan.num_codes, scratch);
+  // Slots of the events from `begin` on; the end of the block, or -1.
+  template <typename Id>
+  int64_t number_items(const Id* ids, int64_t begin, int64_t limit, int64_t total,
+                       DistinctItems& distinct) {
+    distinct.clear();
+    const int64_t last = std::min(limit, total);
+    for (int64_t event = begin; event < last; ++event) {
+      const int64_t id = ids[event];
+      if (id < 0 || id >= num_items_) return -1;
+      const int32_t slot = distinct.add(id);
+      if (slot < 0) return event;
+      slots_[event - begin] = slot;
+    }
+    return last;
+  }
+
+  void fill_tiers(const std::vector<int64_t>& ids) {
+    const int64_t step = TierScratch::rows_at_once(plan_.dim);
+    rows_ = static_cast<int64_t>(ids.size());
+    parallel_((rows_ + step - 1) / step, [&](int64_t first, int64_t last) {
+      TierScratch scratch(plan_.dim);
+      const int64_t end = std::min(last * step, rows_);
+      for (int64_t row = first * step; row < end; row += step) {
+        const int64_t now = std::min(step, end - row);
+        tier_block_(plan_, items_, ids.data() + row, now, std::min(step, end - row - now),
+                    tiers_.data() + row * plan_.num_codes, scratch);
       }
     });
   }
 
-  // Parts are codes times pieces, codes outermost: one long history is shared by the threads, and
-  // no two of them write to the same count.
-  template <typename Parallel>
-  void count_pieces(const std::vector<Piece>& pieces, const int32_t* slots, const uint8_t* tiers,
-                    const Parallel& parallel) {
-    constexpr int64_t kCodes = 64;
-    const int64_t num_codes = plan.num_codes, size = static_cast<int64_t>(pieces.size());
-    const int64_t num_tiers = static_cast<int64_t>(plan.inner.size()) + 1;
-    parallel((num_codes + kCodes - 1) / kCodes * size, [&](int64_t first, int64_t last) {
-      for (int64_t part = first; part < last; ++part) {
-        const Piece& piece = pieces[part % size];
-        const int64_t code = part / size * kCodes;
-        add_counts(tiers, num_codes, slots + piece.begin, piece.end - piece.begin, code,
-                   std::min(code + kCodes, num_codes), num_tiers,
-                   counts + piece.user * num_codes * num_tiers);
-      }
-    });
-  }
-};
-
-// Counts [users, cells] become the result in place: float32, of length `events` of each user.
-inline void finish_counts(int32_t* counts, const int64_t* offsets, int64_t num_users, int64_t cells,
-                          bool normalize) {
-  for (int64_t user = 0; user < num_users; ++user) {
-    const double events =
-        static_cast<double>(std::max<int64_t>(offsets[user + 1] - offsets[user], 1));
-    for (int32_t* at = counts + user * cells; at < counts + (user + 1) * cells; ++at) {
-      // in double: the same bits as the reference
-      const float value = static_cast<float>(normalize ? *at / events : *at);
-      std::memcpy(at, &value, sizeof value);
+  // Adds part of the history that does not fit in a block. A block has less than 2^24 events, so
+  // its counts are exact in float32.
+  void carry(int64_t slot, int64_t events) {
+    part_.resize(cells_);
+    const int64_t bounds[] = {0, events};
+    count_users_(tiers_.data(), rows_, slots_.data() + slot, bounds, 1, false, part_.data());
+    for (int64_t cell = 0; cell < cells_; ++cell) {
+      carried_[cell] += static_cast<uint32_t>(part_[cell]);
     }
   }
-}
+
+  void finish(int64_t divisor, float* out) const {
+    for (int64_t cell = 0; cell < cells_; ++cell) {  // in double: the same bits as the reference
+      out[cell] = static_cast<float>(static_cast<double>(carried_[cell]) / divisor);
+    }
+  }
+
+  const TierPlan& plan_;
+  TierBlock tier_block_;
+  const void* items_;
+  int64_t num_items_;
+  const Parallel& parallel_;
+  const CountUsers& count_users_;
+  int64_t cells_;
+  int64_t rows_ = 0;            // distinct items of the block
+  std::vector<int32_t> slots_;  // of its events
+  std::vector<uint8_t> tiers_;  // [rows, num_codes]
+  std::vector<int64_t> bounds_;
+  std::vector<float> part_;
+  std::vector<uint32_t> carried_;  // counts of a history that began in an earlier block
+};
 
 }  // namespace glass

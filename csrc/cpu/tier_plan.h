@@ -97,6 +97,7 @@ struct TierPlan {
   std::vector<double> exact;  // the same
   float scale, bias;          // cosine -> cell
   uint8_t cells[kCells];      // tier, or kUnsure where an edge is near
+  uint8_t lowest[kCells];     // the lowest tier in the cell
 
   int64_t num_strips() const { return (num_codes + strip - 1) / strip; }
 
@@ -132,6 +133,7 @@ struct TierPlan {
     if (inner.empty()) {
       scale = bias = 0;
       std::memset(cells, 0, sizeof cells);
+      std::memset(lowest, 0, sizeof lowest);
       return;
     }
     constexpr double kLowest = -1.01, kHighest = 1.01, kNarrowest = 0x1p-6;
@@ -147,6 +149,7 @@ struct TierPlan {
       const double to = (cell + 1 - static_cast<double>(bias)) / scale + margin;
       const int64_t tier = tier_of(cell == 0 ? -2.0 : from);
       cells[cell] = tier == tier_of(cell == kCells - 1 ? 2.0 : to) ? tier : kUnsure;
+      lowest[cell] = static_cast<uint8_t>(tier);
     }
   }
 };

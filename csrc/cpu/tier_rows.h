@@ -18,16 +18,16 @@ namespace glass {
 
 // A tile: kRows items times kVectors registers of kWidth codes.
 template <int kWidth_, int kRows_>
-struct Tile {
+struct Registers {
   static constexpr int kWidth = kWidth_, kRows = kRows_, kVectors = 2;
   static constexpr int kStrip = kWidth * kVectors;
   typedef float Floats __attribute__((vector_size(kWidth * 4)));
   typedef double Doubles __attribute__((vector_size(kWidth * 4)));
   typedef int32_t Ints __attribute__((vector_size(kWidth * 4)));
 };
-using TileBase = Tile<4, 6>;      // 12 sums, 2 codes and 1 item in 16 registers
-using TileAvx2 = Tile<8, 6>;      // the same
-using TileAvx512 = Tile<16, 12>;  // 24 + 2 + 1 in 32
+using RegistersBase = Registers<4, 6>;      // 12 sums, 2 codes and 1 item in 16 registers
+using RegistersAvx2 = Registers<8, 6>;      // the same
+using RegistersAvx512 = Registers<16, 12>;  // 24 + 2 + 1 in 32
 
 struct TierScratch {
   struct Pair {
@@ -116,46 +116,56 @@ GLASS_INLINE bool any_unsure(const uint8_t* tiers, int64_t count) {
 }
 
 // A second look at cells with an edge: most cosines are still clear of it.
-inline void look_again(const TierPlan& plan, const float* cosines, int64_t count, int64_t row,
-                       int64_t code, uint8_t* tiers, std::vector<TierScratch::Pair>& unsure) {
+inline void look_again(const TierPlan& plan, const float* cosines, const int32_t* cells,
+                       int64_t count, int64_t row, int64_t code, uint8_t* tiers,
+                       std::vector<TierScratch::Pair>& unsure) {
+  const int64_t edges = static_cast<int64_t>(plan.inner.size());
   for (int64_t lane = 0; lane < count; ++lane) {
     if (tiers[lane] != kUnsure) continue;
-    const int64_t tier = plan.tier_of(cosines[lane] - plan.error);
-    if (tier == plan.tier_of(cosines[lane] + plan.error)) {
-      tiers[lane] = static_cast<uint8_t>(tier);
-    } else {
+    int64_t tier = plan.lowest[cells[lane]];
+    while (tier < edges && plan.inner[tier] <= cosines[lane] - plan.error) ++tier;
+    tiers[lane] = static_cast<uint8_t>(tier);
+    if (tier < edges && plan.inner[tier] <= cosines[lane] + plan.error) {
       unsure.push_back({static_cast<int32_t>(row), static_cast<int32_t>(code + lane)});
     }
   }
 }
 
-// Tiers of one row's cosines with a strip; `count` of its codes exist.
+// Tiers of a tile's cosines, written to out [rows, num_codes]; `codes` of the strip exist.
 template <typename S>
-GLASS_INLINE void to_tiers(const TierPlan& plan, const float* cosines, int64_t count, int64_t row,
-                           int64_t code, uint8_t* out, TierScratch& scratch) {
+GLASS_INLINE void to_tiers(const TierPlan& plan, const float* cosines, int64_t rows, int64_t codes,
+                           int64_t row, int64_t code, uint8_t* out, TierScratch& scratch) {
   using Floats = typename S::Floats;
   using Ints = typename S::Ints;
-  int32_t cells[S::kStrip];
-  for (int v = 0; v < S::kVectors; ++v) {
+  constexpr int kSize = S::kRows * S::kStrip;
+  alignas(64) int32_t cells[kSize];
+  for (int at = 0; at < kSize; at += S::kWidth) {
     Floats cell;
-    std::memcpy(&cell, cosines + v * S::kWidth, sizeof cell);
+    std::memcpy(&cell, cosines + at, sizeof cell);
     cell = cell * plan.scale + plan.bias;
     const Floats none = {}, last = none + static_cast<float>(kCells - 1);
     cell = cell > none ? cell : none;  // also what is not a number
     cell = cell < last ? cell : last;
     const Ints index = __builtin_convertvector(cell, Ints);
-    std::memcpy(cells + v * S::kWidth, &index, sizeof index);
+    std::memcpy(cells + at, &index, sizeof index);
   }
-  uint8_t tiers[S::kStrip];
-#pragma GCC unroll 32
-  for (int lane = 0; lane < S::kStrip; ++lane) tiers[lane] = plan.cells[cells[lane]];
-  if (any_unsure(tiers, S::kStrip)) {
-    look_again(plan, cosines, count, row, code, tiers, scratch.unsure);
+  uint8_t tiers[kSize];
+  for (int at = 0; at < kSize; at += 8) {
+#pragma GCC unroll 8
+    for (int lane = at; lane < at + 8; ++lane) tiers[lane] = plan.cells[cells[lane]];
   }
-  if (count == S::kStrip) {
-    std::memcpy(out, tiers, S::kStrip);
-  } else {
-    std::memcpy(out, tiers, count);
+  // only now: reading bytes just written, as words, would wait for them
+  for (int64_t i = 0; i < rows; ++i) {
+    uint8_t* from = tiers + i * S::kStrip;
+    if (any_unsure(from, S::kStrip)) {
+      look_again(plan, cosines + i * S::kStrip, cells + i * S::kStrip, codes, row + i, code, from,
+                 scratch.unsure);
+    }
+    if (codes == S::kStrip) {
+      std::memcpy(out + i * plan.num_codes, from, S::kStrip);
+    } else {
+      std::memcpy(out + i * plan.num_codes, from, codes);
+    }
   }
 }
 
@@ -203,57 +213,58 @@ GLASS_INLINE void settle(const TierPlan& plan, const T* items, const int64_t* id
   scratch.unsure.clear();
 }
 
-// out [count, num_codes]: tiers of items[ids[i]]; count is at most rows_at_once.
+// out [count, num_codes]: tiers of items[ids[i]]; count is at most rows_at_once. Fetches the rows
+// of the `ahead` ids after these.
 template <typename S, typename T>
 GLASS_INLINE void tier_block(const TierPlan& plan, const T* items, const int64_t* ids,
-                             int64_t count, uint8_t* out, TierScratch& scratch) {
-  constexpr int64_t kAhead = 4, kLine = 64 / sizeof(T);
+                             int64_t count, int64_t ahead, uint8_t* out, TierScratch& scratch) {
   for (int64_t i = 0; i < count; ++i) {
-    if (i + kAhead < count) {
-      const T* later = items + ids[i + kAhead] * plan.dim;
-      for (int64_t d = 0; d < plan.dim; d += kLine) __builtin_prefetch(later + d);
-    }
     load_unit<S>(items + ids[i] * plan.dim, plan.dim, scratch,
                  scratch.rows.data() + i * scratch.stride);
   }
   alignas(64) float cosines[S::kRows * S::kStrip];
+  const int64_t steps = plan.num_strips() * ((count + S::kRows - 1) / S::kRows);
+  const int64_t fetch = steps > 0 ? (ahead + steps - 1) / steps : 0;
+  int64_t next = count;
   for (int64_t strip = 0; strip < plan.num_strips(); ++strip) {
     const int64_t code = strip * S::kStrip;
     const int64_t codes = std::min<int64_t>(S::kStrip, plan.num_codes - code);
     const float* packed = plan.packed.data() + strip * plan.dim * S::kStrip;
     for (int64_t i = 0; i < count; i += S::kRows) {  // past count: rows left from before, unused
+      for (const int64_t end = std::min(next + fetch, count + ahead); next < end; ++next) {
+        prefetch(items + ids[next] * plan.dim, plan.dim * sizeof(T));
+      }
       multiply<S>(scratch.rows.data() + i * scratch.stride, scratch.stride, packed, plan.dim,
                   cosines);
-      for (int64_t row = i; row < std::min<int64_t>(i + S::kRows, count); ++row) {
-        to_tiers<S>(plan, cosines + (row - i) * S::kStrip, codes, row, code,
-                    out + row * plan.num_codes + code, scratch);
-      }
+      to_tiers<S>(plan, cosines, std::min<int64_t>(S::kRows, count - i), codes, i, code,
+                  out + i * plan.num_codes + code, scratch);
     }
   }
   if (!scratch.unsure.empty()) settle<S>(plan, items, ids, out, scratch);
 }
 
-using TierBlock = void (*)(const TierPlan&, const void*, const int64_t*, int64_t, uint8_t*,
+using TierBlock = void (*)(const TierPlan&, const void*, const int64_t*, int64_t, int64_t, uint8_t*,
                            TierScratch&);
 
 template <typename T>
 void tier_block_base(const TierPlan& plan, const void* items, const int64_t* ids, int64_t count,
-                     uint8_t* out, TierScratch& scratch) {
-  tier_block<TileBase>(plan, static_cast<const T*>(items), ids, count, out, scratch);
+                     int64_t ahead, uint8_t* out, TierScratch& scratch) {
+  tier_block<RegistersBase>(plan, static_cast<const T*>(items), ids, count, ahead, out, scratch);
 }
 
 #ifdef GLASS_X86
 template <typename T>
 GLASS_TARGET_FMA void tier_block_avx2(const TierPlan& plan, const void* items, const int64_t* ids,
-                                      int64_t count, uint8_t* out, TierScratch& scratch) {
-  tier_block<TileAvx2>(plan, static_cast<const T*>(items), ids, count, out, scratch);
+                                      int64_t count, int64_t ahead, uint8_t* out,
+                                      TierScratch& scratch) {
+  tier_block<RegistersAvx2>(plan, static_cast<const T*>(items), ids, count, ahead, out, scratch);
 }
 
 template <typename T>
 GLASS_TARGET_FMA512 void tier_block_avx512(const TierPlan& plan, const void* items,
-                                           const int64_t* ids, int64_t count, uint8_t* out,
-                                           TierScratch& scratch) {
-  tier_block<TileAvx512>(plan, static_cast<const T*>(items), ids, count, out, scratch);
+                                           const int64_t* ids, int64_t count, int64_t ahead,
+                                           uint8_t* out, TierScratch& scratch) {
+  tier_block<RegistersAvx512>(plan, static_cast<const T*>(items), ids, count, ahead, out, scratch);
 }
 #endif
 
@@ -265,15 +276,15 @@ struct TierKernel {
 inline TierKernel tier_kernel(Simd simd) {
 #ifdef GLASS_X86
   if (simd == Simd::kAvx512) {
-    return {TileAvx512::kStrip, tier_block_avx512<Half>, tier_block_avx512<BFloat16>,
+    return {RegistersAvx512::kStrip, tier_block_avx512<Half>, tier_block_avx512<BFloat16>,
             tier_block_avx512<float>, tier_block_avx512<double>};
   }
   if (simd == Simd::kAvx2 && __builtin_cpu_supports("fma")) {
-    return {TileAvx2::kStrip, tier_block_avx2<Half>, tier_block_avx2<BFloat16>,
+    return {RegistersAvx2::kStrip, tier_block_avx2<Half>, tier_block_avx2<BFloat16>,
             tier_block_avx2<float>, tier_block_avx2<double>};
   }
 #endif
-  return {TileBase::kStrip, tier_block_base<Half>, tier_block_base<BFloat16>,
+  return {RegistersBase::kStrip, tier_block_base<Half>, tier_block_base<BFloat16>,
           tier_block_base<float>, tier_block_base<double>};
 }
 
