@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from glass_kernels.backend import resolve
@@ -26,6 +27,8 @@ from glass_kernels.sid_tier.tiers import (
     edges_dtype,
     tier_table,
 )
+from glass_kernels.sid_tier.triton_ops import AVAILABLE as TRITON_AVAILABLE
+from glass_kernels.sid_tier.triton_ops import sid_tier_from_embeddings_triton, sid_tier_triton
 from glass_kernels.sid_tier.update import sid_tier_update_
 
 _SID_TIER: dict[str, Callable[..., Tensor]] = {"reference": sid_tier_reference}
@@ -38,6 +41,10 @@ if CUDA_AVAILABLE:
     _SID_TIER["cuda"] = sid_tier_cuda
 if EMBEDDINGS_AVAILABLE:
     _FROM_EMBEDDINGS["cpp"] = sid_tier_from_embeddings_cpp
+_FROM_FLOAT64 = dict(_FROM_EMBEDDINGS)
+if TRITON_AVAILABLE:
+    _SID_TIER["triton"] = sid_tier_triton
+    _FROM_EMBEDDINGS["triton"] = sid_tier_from_embeddings_triton
 
 
 def _check_history(item_ids: Tensor, offsets: Tensor, like: Tensor, num_items: int) -> None:
@@ -117,11 +124,12 @@ def sid_tier_from_embeddings(
     check_vectors(item_embeddings, prototypes)
     bounds = check_edges(edges, edges_dtype(item_embeddings), item_embeddings.device)
     _check_history(item_ids, offsets, item_embeddings, item_embeddings.shape[0])
+    wide = item_embeddings.dtype == torch.float64
     run = resolve(
-        "sid_tier_from_embeddings",
+        "sid_tier_from_embeddings of float64" if wide else "sid_tier_from_embeddings",
         item_embeddings.device,
         backend,
-        _FROM_EMBEDDINGS,
+        _FROM_FLOAT64 if wide else _FROM_EMBEDDINGS,
     )
     return run(item_ids, offsets, item_embeddings, prototypes, bounds, normalize)
 

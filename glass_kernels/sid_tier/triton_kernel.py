@@ -1,0 +1,103 @@
+"""Triton kernel of `sid_tier`: a program owns (user or part of it, block of codes).
+
+It walks over its events, loads their bytes of its codes, and counts (code, tier) pairs in shared
+memory; nothing is added in global memory. Costs per event and code: one byte, one increment.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from glass_kernels.sid_tier.triton_common import (
+    _add,
+    _slot,
+    _write,
+    chunk_of,
+    interpreted_timer,
+    merge,
+    on_device,
+)
+
+MAX_BINS = 4096
+CONFIGS = [
+    triton.Config({"BK": 32, "TILE": 4096}, num_warps=4),
+    triton.Config({"BK": 16, "TILE": 2048}, num_warps=4),
+    triton.Config({"BK": 64, "TILE": 4096}, num_warps=8),
+]
+
+
+def configs_for(K: int, NT: int) -> list[triton.Config]:
+    """Settings whose counters fit and whose codes are not mostly padding."""
+    fitting = [c for c in CONFIGS if c.kwargs["BK"] * NT <= MAX_BINS]
+    narrow = [c for c in fitting if c.kwargs["BK"] < 2 * max(K, 16)]
+    return narrow or fitting or CONFIGS[1:2]
+
+
+def _prune(configs: list[triton.Config], arguments: dict[str, Any], **more: Any) -> Any:
+    return configs_for(arguments["K"], (arguments | more)["NT"])
+
+
+@triton.autotune(
+    CONFIGS,
+    key=["K", "NT"],
+    prune_configs_by={"early_config_prune": _prune},
+    **interpreted_timer(),
+)
+@triton.jit(do_not_specialize=["num_users", "total", "num_cuts", "num_items"])
+def _sid_tier_fwd_kernel(
+    item_ids, offsets, table, out, partial,
+    num_users, total, num_items, chunk, num_cuts, K,
+    N: tl.constexpr, NT: tl.constexpr, NORMALIZE: tl.constexpr,
+    BK: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    BE: tl.constexpr = TILE // BK
+    blocks = tl.cdiv(K, BK)  # of one user side by side: they share the rows of the table
+    slot = tl.program_id(0) // blocks
+    first_code = (tl.program_id(0) % blocks) * BK
+    user, start, stop, begin, end = _slot(slot, offsets, num_users, total, chunk, num_cuts)
+    code = first_code + tl.arange(0, BK)
+    counts = tl.zeros([BK * NT], tl.int32)
+    for tile in range(begin, end, BE):
+        event = tile + tl.arange(0, BE)
+        item = tl.load(item_ids + event, mask=event < end, other=-1).to(tl.int64)
+        known = (item >= 0) & (item < num_items)  # a wrong id counts nowhere
+        place = table + item[:, None] * K + code[None, :]
+        mask = known[:, None] & (code < K)[None, :]
+        tiers = tl.load(place, mask=mask, other=255).to(tl.int32)
+        counts = _add(counts, tiers, mask & (tiers < N), BK, NT, BE)
+    _write(
+        counts, out, partial, slot, user, start, stop, first_code, chunk, num_cuts,
+        K, N, BK, NT, NORMALIZE,
+    )  # fmt: skip
+
+
+def sid_tier_launch(
+    item_ids: Tensor, offsets: Tensor, table: Tensor, num_tiers: int, normalize: bool
+) -> Tensor:
+    """See `glass_kernels.sid_tier`; [B, K, N] float32."""
+    item_ids, offsets, table = item_ids.contiguous(), offsets.contiguous(), table.contiguous()
+    num_users, total, num_codes = offsets.shape[0] - 1, item_ids.shape[0], table.shape[1]
+    out = table.new_empty((num_users, num_codes, num_tiers), dtype=torch.float32)
+    if out.numel() == 0:
+        return out
+    chunk = chunk_of(total, num_users, triton.cdiv(num_codes, 32))
+    num_cuts = total // chunk
+    partial = table.new_empty((num_cuts, num_codes, num_tiers), dtype=torch.int32)
+
+    def grid(meta: dict[str, int]) -> tuple[int]:
+        return ((num_users + num_cuts) * triton.cdiv(num_codes, meta["BK"]),)
+
+    with on_device(table):
+        _sid_tier_fwd_kernel[grid](
+            item_ids, offsets, table, out, partial,
+            num_users, total, table.shape[0], chunk, num_cuts, num_codes,
+            N=num_tiers, NT=triton.next_power_of_2(num_tiers), NORMALIZE=normalize,
+        )  # fmt: skip
+        merge(offsets, partial, out, total, chunk, normalize)
+    return out
