@@ -9,4 +9,7 @@ STABLE_TORCH_LIBRARY(glass, m) {
       "sid_tier_from_embeddings(Tensor item_ids, Tensor offsets, Tensor item_embeddings,"
       " Tensor prototypes, Tensor edges, bool normalize) -> Tensor");
   m.def("tier_table(Tensor item_embeddings, Tensor prototypes, Tensor edges) -> Tensor");
+  m.def(
+      "sid_tier_update_(Tensor(a!) counts, Tensor users, Tensor item_ids, Tensor table,"
+      " bool remove) -> ()");
 }

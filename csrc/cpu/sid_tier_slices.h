@@ -36,7 +36,7 @@ struct SliceScratch {
   std::vector<float> shares;
 
   SliceScratch(const PlaneLayout& layout, int register_bytes, bool packs)
-      : rows(kSegment),
+      : rows(kSegment + kAhead),
         packed(packs ? kSegment * layout.row_bytes : 0),
         values(layout.num_tiers * kStep * register_bytes),
         counters(layout.tiles.size() * layout.num_tiers * kCounterBits * register_bytes),
@@ -50,6 +50,7 @@ GLASS_INLINE void gather(const uint8_t* const* rows, int events, int64_t offset,
                          int vectors) {
   for (int event = 0; event < events; ++event) {
     const uint8_t* from = rows[event] + offset;
+    prefetch(rows[event + kAhead] + offset, P * T);
     for (int plane = 0; plane < P; ++plane) {
       std::memcpy(values + (W * kStep << plane) + event * T, from + plane * T, T);
     }
@@ -208,6 +209,7 @@ GLASS_INLINE void fold(uint8_t* counter, int stride, int& bits, int bytes) {
 GLASS_INLINE void add_counts(const uint8_t* counter, int stride, int bits, int bytes,
                              uint32_t* counts) {
   typedef uint16_t Lanes __attribute__((vector_size(32)));
+  typedef uint32_t Wide __attribute__((vector_size(64)));
   constexpr Lanes kLane = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
                            1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
   for (int at = 0; at < bytes; at += 2) {
@@ -218,7 +220,10 @@ GLASS_INLINE void add_counts(const uint8_t* counter, int stride, int bits, int b
       count += count;
       count -= (Lanes)(((Lanes{} + word) & kLane) == kLane);
     }
-    for (int lane = 0; lane < 16; ++lane) counts[8 * at + lane] += count[lane];
+    Wide sum;
+    std::memcpy(&sum, counts + 8 * at, sizeof(sum));
+    sum += __builtin_convertvector(count, Wide);
+    std::memcpy(counts + 8 * at, &sum, sizeof(sum));
   }
 }
 
@@ -257,7 +262,6 @@ GLASS_INLINE Fault count_sets(const PlaneLayout& layout, const uint8_t* table, i
       if (id < 0 || id >= num_items) return Fault::kItem;
       if (packed_table != nullptr) {
         scratch.rows[event] = packed_table + id * layout.row_bytes;
-        prefetch(scratch.rows[event], layout.row_bytes);
       } else {
         scratch.rows[event] = table + id * layout.num_codes;
       }
@@ -270,6 +274,7 @@ GLASS_INLINE Fault count_sets(const PlaneLayout& layout, const uint8_t* table, i
         scratch.rows[event] = packed;
       }
     }
+    std::fill_n(scratch.rows.data() + now, kAhead, scratch.rows[now - 1]);
     uint8_t* counters = scratch.counters.get();
     for (const Tile& tile : layout.tiles) {
       count_tile<W>(layout, tile, scratch.rows.data(), now, before, scratch.values.get(), counters);

@@ -1,4 +1,4 @@
-"""`glass::sid_tier`: its schema and kernels come with the compiled library, the rest is here."""
+"""`glass::sid_tier` and its update: schemas and kernels are in the library, the rest is here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,15 @@ def _no_gradient(ctx: Any, grad: Tensor) -> None:
     raise RuntimeError("glass::sid_tier is piecewise constant and has no gradient")
 
 
+def _update_fake(
+    counts: Tensor, users: Tensor, item_ids: Tensor, table: Tensor, remove: bool
+) -> None:
+    return None
+
+
 if AVAILABLE:
     torch.library.register_fake("glass::sid_tier")(_fake)
+    torch.library.register_fake("glass::sid_tier_update_")(_update_fake)
     torch.library.register_autograd("glass::sid_tier", _no_gradient)
 
 
@@ -34,3 +41,30 @@ def sid_tier_cpp(
     """The C++ kernel; see `glass_kernels.sid_tier`."""
     result: Tensor = torch.ops.glass.sid_tier(item_ids, offsets, table, num_tiers, normalize)
     return result
+
+
+# what only the kernel finds out, since looking costs as much as the update
+_MISTAKES = ("item_ids: removing these events", "table must be in")
+
+
+def sid_tier_update_cpp(
+    counts: Tensor, users: Tensor, item_ids: Tensor, table: Tensor, remove: bool
+) -> None:
+    """The C++ kernel, for contiguous `counts`; see `glass_kernels.sid_tier_update_`.
+
+    A caller's mistake that the kernel finds is a ValueError, in compiled code a RuntimeError.
+    """
+    if users.dtype != item_ids.dtype:
+        users, item_ids = users.to(torch.int64), item_ids.to(torch.int64)
+    update = torch.ops.glass.sid_tier_update_
+    if torch.compiler.is_compiling():
+        update(counts, users, item_ids, table, remove)
+        return
+    try:
+        update(counts, users, item_ids, table, remove)
+    except RuntimeError as error:
+        for mistake in _MISTAKES:
+            _, found, rest = str(error).partition(mistake)
+            if found:
+                raise ValueError(f"{found}{rest}".strip()) from None
+        raise

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from glass_kernels.backend import active_backend, resolve
 from glass_kernels.checks import check_ids, check_tensor
+from glass_kernels.sid_tier.library import AVAILABLE, sid_tier_update_cpp
 from glass_kernels.sid_tier.tiers import chunks
 
 
@@ -27,6 +31,42 @@ def _check_tiers(item_ids: Tensor, table: Tensor, num_tiers: int) -> None:
         check_ids("table", table[item_ids[part]].to(torch.int32), 0, num_tiers)
 
 
+_NEGATIVE = (
+    "item_ids: removing these events would make a count negative; they were never added for these "
+    "users. counts is unchanged"
+)
+
+
+def sid_tier_update_reference(
+    counts: Tensor, users: Tensor, item_ids: Tensor, table: Tensor, remove: bool
+) -> None:
+    """See `sid_tier_update_`; any device, any strides."""
+    _check_tiers(item_ids, table, counts.shape[2])
+    _add_(counts, users, item_ids, table, -1 if remove else 1)
+    if not remove:
+        return
+    for part in chunks(users.shape[0], counts.shape[1]):
+        left = counts[_touched(counts, users[part], item_ids[part], table)]
+        if left.numel() and bool((left < 0).any()):
+            _add_(counts, users, item_ids, table, 1)
+            raise ValueError(_NEGATIVE)
+
+
+_UPDATE = {"reference": sid_tier_update_reference}
+if AVAILABLE:
+    _UPDATE["cpp"] = sid_tier_update_cpp
+
+
+def _update_for(counts: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor, bool], None]:
+    """The C++ kernel where it can be; the backends of a GPU have no update of their own."""
+    name = active_backend()
+    if name == "cpp":
+        return resolve("sid_tier_update_", counts.device, name, _UPDATE)
+    if name is None and AVAILABLE and counts.device.type == "cpu" and counts.is_contiguous():
+        return sid_tier_update_cpp
+    return sid_tier_update_reference
+
+
 @torch.no_grad()
 def sid_tier_update_(
     counts: Tensor, users: Tensor, item_ids: Tensor, table: Tensor, *, remove: bool = False
@@ -38,7 +78,7 @@ def sid_tier_update_(
     A user may occur many times in one call.
 
     Args:
-        counts: int32 [B, K, N], changed in place.
+        counts: int32 [B, K, N], changed in place; fastest if contiguous.
         users: [E] int32 or int64 row of `counts`.
         item_ids: [E] int32 or int64 row of `table`.
         table: uint8 [V, K] of `tier_table`.
@@ -47,7 +87,8 @@ def sid_tier_update_(
     Returns `counts`.
 
     Raises ValueError, with `counts` unchanged, for wrong shapes, dtypes, devices, ids out of
-    range, and for a removal that would make a count negative.
+    range, and for a removal that would make a count negative. In code compiled with
+    `torch.compile`, what depends on values is a RuntimeError.
     """
     check_tensor("counts", counts, ndim=3, dtypes=(torch.int32,))
     device = counts.device
@@ -58,15 +99,5 @@ def sid_tier_update_(
         "table", table, shape=(None, counts.shape[1]), dtypes=(torch.uint8,), device=device
     )
     check_ids("item_ids", item_ids, 0, table.shape[0])
-    _check_tiers(item_ids, table, counts.shape[2])
-    _add_(counts, users, item_ids, table, -1 if remove else 1)
-    if remove:
-        for part in chunks(users.shape[0], counts.shape[1]):
-            left = counts[_touched(counts, users[part], item_ids[part], table)]
-            if left.numel() and bool((left < 0).any()):
-                _add_(counts, users, item_ids, table, 1)
-                raise ValueError(
-                    "item_ids: removing these events would make a count negative; they were "
-                    "never added for these users. counts is unchanged"
-                )
+    _update_for(counts)(counts, users, item_ids, table, remove)
     return counts
