@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from glass.data import Dataset, Samples
 
 IntArray = np.ndarray
+SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Batch:
     """int64 [T] searched histories, one after another, oldest first."""
     long_offsets: Tensor
     """int64 [B+1]"""
+    long_visits: Tensor
+    """int64 [T] visits (target groups) from the event to the target; 1: the visit before it."""
+    long_days: Tensor
+    """float32 [T] days from the event to the newest one of its history; 0 without clock times."""
     targets: Tensor
     """int64 [B, S] items of the target group."""
     padded: bool
@@ -74,6 +79,9 @@ class Collator:
         pad_left: bool = True,
     ) -> None:
         self.items = dataset.items
+        self.times = dataset.times
+        self.groups = dataset.groups
+        self.has_clock = dataset.manifest.get("time_unit", "seconds") == "seconds"
         self.samples = samples
         self.short_length = short_length
         self.long_history = long_history
@@ -90,13 +98,19 @@ class Collator:
         start, end = self.samples.history_start[rows], self.samples.history_end[rows]
         short = np.minimum(end - start, self.short_length)
         long_end = end - short if self.long_history == "older" else end
-        long_items = self.items[concatenated_ranges(start, long_end - start)]
+        events = concatenated_ranges(start, long_end - start)
+        long_items = self.items[events]
         offsets = np.concatenate(([0], np.cumsum(long_end - start)))
+        newest = np.repeat(end - 1, long_end - start)
+        visits = self.groups[newest] + 1 - self.groups[events]
+        days = (self.times[newest] - self.times[events]) / SECONDS_A_DAY
         return Batch(
             rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
             short_items=self._short(end, short),
             long_items=torch.from_numpy(long_items.astype(np.int64)),
             long_offsets=torch.from_numpy(offsets.astype(np.int64)),
+            long_visits=torch.from_numpy(visits.astype(np.int64)),
+            long_days=torch.from_numpy((days if self.has_clock else 0 * days).astype(np.float32)),
             targets=self._targets(end, self.samples.target_end[rows], max_targets, rng),
             padded=bool((short < short.max(initial=0)).any()),
         )

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 import glass_kernels
 from glass.config import ModelConfig
 from glass.data.batches import Batch, Collator
-from glass.models.copy_head import CopyHead, first_level_counts, next_code_counts
+from glass.models.copy_head import Copied, CopyHead
 from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
 from glass.models.layers import initialise, initialise_copy
+from glass.models.repeats import SearchedHistory
 from glass_kernels.modules import HardSearch, SidTier
 from glass_kernels.modules.sid_tier import sid_prototypes, tier_edges
 
@@ -56,7 +57,7 @@ class Encoded:
     memory: Memory
     index: glass_kernels.HistoryIndex | None
     tokens: Tensor | None  # int [T, L] token ids of the searched history
-    offsets: Tensor  # int64 [B+1] of the searched history
+    copied: Copied | None = None
 
 
 class Glass(
@@ -125,7 +126,7 @@ class Glass(
             nn.init.normal_(self.retrieved_projection.weight, std=config.d_model**-0.5)
         self.copy_head: CopyHead | None = None
         if config.copy_head and config.use_hard_search:
-            self.copy_head = CopyHead(config.d_model, self.num_levels)
+            self.copy_head = CopyHead(config.d_model, num_items, self.num_levels)
         initialise(self, config.d_model)
         self._initialise_modules()
 
@@ -165,7 +166,19 @@ class Glass(
             )
             model.tier.rebuild(vectors, prototypes, edges)
             if config.tier_standardize:
-                model.tier.standardize(*_training_histories(config, dataset))
+                batch = _training_batch(config, dataset)
+                if len(batch) < 2:
+                    raise ValueError(
+                        "model.tier_standardize needs at least 2 training samples with a history, "
+                        f"data set {dataset.name!r} has {len(batch)}; set model.tier_standardize "
+                        "to false, or keep more training events (data.num_test_events, "
+                        "data.num_valid_events)"
+                    )
+                model.tier.standardize(batch.long_items, batch.long_offsets)
+        if model.copy_head is not None:
+            users, items = (torch.from_numpy(p.astype(np.int64)) for p in dataset.train_events())
+            histories = SearchedHistory.of(_training_batch(config, dataset))
+            model.copy_head.fit(codes, users, items, histories)
         if model.hard_search is not None:
             occupied = torch.bincount(codes[:, 0], minlength=model.codebook_sizes[0]) > 0
             model.hard_search.set_prototypes(prototypes, occupied)
@@ -198,13 +211,16 @@ class Glass(
         encoded = self.encoder(x, valid)
         if self.hard_search is None:
             memory = self.decoder.memory(encoded, valid, None)
-            return Encoded(memory, None, None, batch.long_offsets)
+            return Encoded(memory, None, None)
         table = self.token_table if self.config.train_retrieved else self.token_table.detach()
         memory = self.decoder.memory(encoded, valid, self.retrieved_projection(table))
-        sid1 = self.codes[batch.long_items, 0]
-        index = self.hard_search.index(sid1, batch.long_offsets)
-        tokens = self.item_tokens(batch.long_items)
-        return Encoded(memory, index, tokens, batch.long_offsets)
+        codes = self.codes[batch.long_items]
+        index = self.hard_search.index(codes[:, 0], batch.long_offsets)
+        copied = None
+        if self.copy_head is not None:
+            history = SearchedHistory.of(batch)
+            copied = self.copy_head.copied(history, codes, self.codebook_sizes[0])
+        return Encoded(memory, index, codes.long() + self.level_start, copied)
 
     def retrieve(self, encoded: Encoded, sid1: Tensor) -> Retrieval | None:
         """History items that share sid1 [B, S] (negative: nothing)."""
@@ -288,47 +304,18 @@ class Glass(
         logits = F.linear(hidden * self.config.d_model**-0.5, head)
         if self.copy_head is None:
             return logits
-        counts = self._history_counts(encoded, retrieval, prefix[..., :level])
-        if level == 0:
-            counts = counts.expand(-1, -1, hidden.shape[1], -1)
-        mixture: Tensor = self.copy_head(logits, hidden, counts, level)
+        assert encoded.copied is not None
+        positions = None if retrieval is None else retrieval.positions
+        mass = encoded.copied.mass(prefix[..., :level], self.codebook_sizes[level], positions)
+        mixture: Tensor = self.copy_head(logits, hidden, *mass, level)
         return mixture
 
-    def _history_counts(
-        self, encoded: Encoded, retrieval: Retrieval | None, prefix: Tensor
-    ) -> Tensor:
-        """What the copy head counts after `prefix` [B, S, l]: [1 + half-lives, B, S or 1, K]."""
-        assert encoded.tokens is not None
-        level = prefix.shape[-1]
-        num_codes = self.codebook_sizes[level]
-        if level == 0:
-            return first_level_counts(encoded.tokens[:, 0], encoded.offsets, num_codes)[:, :, None]
-        assert retrieval is not None
-        slot = retrieval.positions.long()
-        tokens = encoded.tokens
-        if tokens.shape[0] == 0:
-            tokens = tokens.new_zeros(1, tokens.shape[1])
-        codes = tokens[slot.clamp(min=0)] - self.level_start
-        codes = codes.masked_fill((slot < 0)[..., None], -1)
-        age = (encoded.offsets[1:, None, None] - 1 - slot).clamp(min=0)
-        return next_code_counts(codes, age, prefix, num_codes)
 
-
-def _training_histories(
-    config: ModelConfig, dataset: Dataset, count: int = 4096
-) -> tuple[Tensor, Tensor]:
-    """Long histories of up to `count` training samples drawn with a fixed seed, jagged."""
+def _training_batch(config: ModelConfig, dataset: Dataset, count: int = 4096) -> Batch:
+    """Up to `count` training samples drawn with a fixed seed."""
     samples = dataset.samples("train")
-    if len(samples) < 2:
-        raise ValueError(
-            "model.tier_standardize needs at least 2 training samples with a history, data set "
-            f"{dataset.name!r} has {len(samples)}; set model.tier_standardize to false, or keep "
-            "more training events (data.num_test_events, data.num_valid_events)"
-        )
     collate = Collator(
         dataset, samples, short_length=config.short_length, long_history=config.long_history
     )
     rng = np.random.default_rng(0)
-    rows = np.sort(rng.permutation(len(samples))[:count])
-    batch = collate(rows)
-    return batch.long_items, batch.long_offsets
+    return collate(np.sort(rng.permutation(len(samples))[:count]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -25,8 +25,12 @@ class Events:
     """What a collator reads of a data set."""
 
     items: np.ndarray
+    groups: np.ndarray
+    times: np.ndarray
+    manifest: dict[str, str] = field(default_factory=dict)
 
 
+PAST = ("rows", "short_items", "long_items", "long_offsets", "long_visits", "long_days")
 Users = list[list[list[int]]]
 users_strategy = st.lists(
     st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=5), min_size=2, max_size=8),
@@ -37,17 +41,20 @@ users_strategy = st.lists(
 
 def flatten(users: Users) -> tuple[Events, Samples, list[tuple[list[int], list[int]]]]:
     """Events, samples of every group but each user's first, and (history, targets) of each."""
-    items, rows, expected = [], [], []
+    items, groups, rows, expected = [], [], [], []
     for number, user in enumerate(users):
         first = len(items)
         for place, group in enumerate(user):
+            groups += [place] * len(group)
             if place:
                 rows.append((number, first, len(items), len(items) + len(group)))
                 expected.append((items[first:], group))
             items = items + group
     columns = np.array(rows).T
     samples = Samples(columns[0].astype(np.int32), *columns[1:].astype(np.int64))
-    return Events(np.array(items, dtype=np.int32)), samples, expected
+    visits = np.array(groups, dtype=np.int32)
+    days = 3 * visits.astype(np.int64)  # a visit every three days
+    return Events(np.array(items, dtype=np.int32), visits, 86_400 * days), samples, expected
 
 
 def unpadded(row: torch.Tensor) -> list[int]:
@@ -131,7 +138,7 @@ def test_items_at_or_after_the_target_reach_nothing_but_the_targets(
     for long_history in ("older", "all"):
         one, two = (
             Collator(
-                Events(items),
+                replace(events, items=items),
                 samples,
                 short_length=short_length,
                 long_history=long_history,
@@ -139,10 +146,28 @@ def test_items_at_or_after_the_target_reach_nothing_but_the_targets(
             )(np.array([row]))
             for items in (events.items, changed)
         )
-        for name in ("rows", "short_items", "long_items", "long_offsets"):
+        for name in PAST:
             assert torch.equal(getattr(one, name), getattr(two, name)), name
         assert one.padded == two.padded
         assert torch.equal(one.targets + 100, two.targets)
+
+
+@pytest.mark.parametrize("long_history", ["older", "all"])
+def test_visits_and_days_look_back_from_the_newest_event(long_history: str) -> None:
+    events, samples, _ = flatten([[[1, 2], [3], [4, 5]], [[6], [7], [8]]])
+    rows = np.array([1, 3])  # targets 4, 5 and 8
+    batch = Collator(events, samples, short_length=1, long_history=long_history)(rows)
+    newest = [] if long_history == "older" else [1]
+    assert batch.long_visits.tolist() == [2, 2, *newest, 2, *newest]
+    assert batch.long_days.tolist() == [3, 3, *[n - 1 for n in newest], 3, *[n - 1 for n in newest]]
+    # The times at and after the target, and those of data without a clock, say nothing.
+    later = np.where(np.arange(8) >= np.where(np.arange(8) < 5, 3, 7), 9_000_000, events.times)
+    moved = Collator(replace(events, times=later), samples, short_length=1)(rows)
+    same = Collator(events, samples, short_length=1)(rows)
+    assert torch.equal(moved.long_days, same.long_days)
+    ordinal = replace(events, manifest={"time_unit": "ordinal"})
+    assert not Collator(ordinal, samples, short_length=1)(rows).long_days.any()
+    assert batch.long_days.dtype == torch.float32
 
 
 def test_other_users_reach_nothing() -> None:
@@ -152,7 +177,7 @@ def test_other_users_reach_nothing() -> None:
     for each in (users, other):
         events, samples, _ = flatten(each)
         batches.append(Collator(events, samples, short_length=1)(np.array([2, 3])))
-    for name in ("short_items", "long_items", "long_offsets", "targets"):
+    for name in (*PAST[1:], "targets"):
         assert torch.equal(getattr(batches[0], name), getattr(batches[1], name))
 
 
