@@ -172,8 +172,8 @@ class ModelConfig:
     train_retrieved: bool = False
     """Let gradients reach the token table through the retrieved items; the paper does not."""
     copy_head: bool = False
-    """Mix each level's softmax with the codes that followed the chosen prefix in the searched
-    history, by count and recency; ours, not in the paper. Needs `use_hard_search`."""
+    """Mix each level's softmax with a copy of the searched history, by how often, how regularly and
+    how lately the user took each SID; ours, not in the paper. Needs `use_hard_search`."""
     initialization: Literal["t5", "copy"] = "t5"
     """T5's random start, or (ours) `copy`: the decoder's cross-attentions start as averages of the
     tokens they see, so that training starts from the frequencies of codes in the history."""
