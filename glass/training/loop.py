@@ -159,14 +159,14 @@ def train(
         model: initialised from `config.seed` by the caller, on its device.
         samples, collate: training samples.
         validate: model -> metrics with "ndcg@20".
-        folder: for `checkpoint.pt` and `best.safetensors`.
+        folder: for `checkpoint.pt` and the best weights, `best-<step>.safetensors`.
         name: shown in the progress bar, and name of the log files.
         log_folder: where the logs go; `folder` if not given.
         data_fingerprint: identifies data and SIDs; a checkpoint made with others is not used.
 
     Raises:
-        ValueError: no training samples, a patience below 1, or a loss or NDCG@20 that is not
-            finite (with the remedy).
+        ValueError: no training samples, a patience below 1, a checkpoint without its best
+            weights, or a loss or NDCG@20 that is not finite (with the remedy).
     """
     if config.patience < 1:
         raise ValueError(f"train.patience is {config.patience}; it must be at least 1")
@@ -186,9 +186,17 @@ def train(
     state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)
     if state is not None:
         trainer.restore(state)
-    else:  # what other settings left must never be taken for ours, whoever is killed when
-        for stale in ("checkpoint.pt", "best.safetensors"):
-            (folder / stale).unlink(missing_ok=True)
+        best = _best_path(folder, trainer.best_step)
+        if trainer.best_step and not best.exists():
+            raise ValueError(
+                f"{folder / 'checkpoint.pt'} belongs with {best.name}, which is not there; delete "
+                "checkpoint.pt to start anew"
+            )
+    else:
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    # What other settings left, or steps that a kill undid and that may come out otherwise when
+    # they are repeated (on a GPU), must never be taken for ours.
+    _remove_weights(folder, keep=trainer.best_step)
     log = MetricLog(
         log_folder or folder, name, resume_step=trainer.step, tensorboard=config.tensorboard
     )
@@ -215,9 +223,10 @@ def train(
             bar.set_postfix(loss=f"{row['loss']:.3f}")
         if last or trainer.step % config.checkpoint_every == 0 or trainer.bad >= config.patience:
             save_checkpoint(folder / "checkpoint.pt", trainer.state(made_with))
+            _remove_weights(folder, keep=trainer.best_step)
     bar.close()
     log.close()
-    model.load_state_dict(load_file(folder / "best.safetensors"))
+    model.load_state_dict(load_file(_best_path(folder, trainer.best_step)))
     model.eval()
     return TrainResult(trainer.best_step, trainer.best, trainer.step, log.rows)
 
@@ -245,10 +254,22 @@ def _validated(
     row.update({f"valid_{key}": value for key, value in scores.items()})
     if scores[METRIC] > trainer.best:
         trainer.best, trainer.best_step, trainer.bad = scores[METRIC], trainer.step, 0
-        _save_weights(folder / "best.safetensors", trainer.model.state_dict())
+        _save_weights(_best_path(folder, trainer.step), trainer.model.state_dict())
     else:
         trainer.bad += 1
     return row
+
+
+def _best_path(folder: Path, step: int) -> Path:
+    """Named by its step: the weights that the last checkpoint goes with stay until the next."""
+    return folder / f"best-{step}.safetensors"
+
+
+def _remove_weights(folder: Path, *, keep: int) -> None:
+    kept = _best_path(folder, keep)
+    for path in folder.glob("best-*.safetensors*"):
+        if path != kept:
+            path.unlink(missing_ok=True)
 
 
 def _save_weights(path: Path, weights: dict[str, Tensor]) -> None:

@@ -44,12 +44,19 @@ def state(folder: Path) -> dict[str, Any]:
     return torch.load(folder / "checkpoint.pt", weights_only=True)
 
 
+def best_weights(folder: Path) -> Path:
+    """The file that the checkpoint names; no other is left."""
+    (path,) = folder.glob("best*")
+    assert path.name == f"best-{state(folder)['best'][1]}.safetensors"
+    return path
+
+
 def assert_same(folder: Path, alone: Path) -> None:
     """Weights, best weights, optimiser, random numbers, counters and logs."""
     one, two = state(folder), state(alone)
     for key in two:
         assert equal(one[key], two[key]), key
-    for name in ("best.safetensors", "glass.jsonl", "glass.csv"):
+    for name in (best_weights(alone).name, "glass.jsonl", "glass.csv"):
         assert (folder / name).read_bytes() == (alone / name).read_bytes(), name
 
 
@@ -119,14 +126,14 @@ def test_interruption_while_validating(alone: Path, tmp_path: Path) -> None:
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "best.safetensors"])
+@pytest.mark.parametrize("name", ["checkpoint", "best"])
 def test_interruption_before_a_file_has_its_name(
     name: str, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename, count = os.replace, []
 
     def stopped(source: Any, to: Any) -> None:
-        count.extend([1] * (Path(to).name == name))
+        count.extend([1] * Path(to).name.startswith(name))
         if len(count) == 2:
             raise KilledError
         rename(source, to)
@@ -161,7 +168,7 @@ def test_finished_run_is_not_repeated(alone: Path, tmp_path: Path) -> None:
     model, result = run(tmp_path, stop_at=1)  # collates nothing
     assert result.steps == STEPS
     assert_same(tmp_path, alone)
-    best = loop_module.load_file(tmp_path / "best.safetensors")
+    best = loop_module.load_file(best_weights(tmp_path))
     assert equal(dict(model.state_dict()), best)
 
 
@@ -186,6 +193,43 @@ def test_best_weights_of_other_settings_are_never_returned(tmp_path: Path) -> No
         run(tmp_path, config, stop_at=EVERY + 2)
     again, _ = run(tmp_path)
     assert equal(dict(again.state_dict()), dict(first.state_dict()))
+
+
+class Scripted:
+    """Gives the scores one after another and keeps the weights of each validation."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = scores
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+        self.weights.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"ndcg@20": self.scores[len(self.weights) - 1]}
+
+
+def test_best_weights_of_lost_steps_are_never_returned(tmp_path: Path) -> None:
+    """Killed between a better validation and the next checkpoint; repeated, as on a GPU, the
+    steps come out otherwise and the better score does not come again."""
+    first = Scripted(0.5, 0.9)
+    with pytest.raises(KilledError):
+        run(tmp_path, validate=first, stop_at=2 * EVERY + 1)
+    assert EVERY < state(tmp_path)["step"] < 2 * EVERY
+    again = Scripted(0.4, 0.3, 0.2)
+    model, result = run(tmp_path, validate=again)
+    assert len(again.weights) == 3
+    assert (result.best_step, result.best) == (EVERY, 0.5)
+    assert equal(dict(model.state_dict()), first.weights[0])
+    assert best_weights(tmp_path).name == f"best-{EVERY}.safetensors"
+
+
+def test_checkpoint_without_its_best_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(KilledError):
+        run(tmp_path, stop_at=2 * EVERY + 1)
+    for path in tmp_path.glob("best*"):
+        path.unlink()
+    message = rf"checkpoint\.pt belongs with best-{EVERY}\.safetensors, .* delete checkpoint\.pt"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path)
 
 
 def test_other_data_start_anew(tmp_path: Path) -> None:
@@ -260,7 +304,7 @@ def test_checkpoint_of_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_temporary_is_left(alone: Path) -> None:
     names = sorted(path.name for path in alone.iterdir())
-    assert names == ["best.safetensors", "checkpoint.pt", "glass.csv", "glass.jsonl"]
+    assert names == [best_weights(alone).name, "checkpoint.pt", "glass.csv", "glass.jsonl"]
 
 
 def test_autocast_run_resumes_too(tmp_path: Path) -> None:
