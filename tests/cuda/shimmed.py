@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +103,10 @@ def history(
     return ids, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), table
 
 
-def brute_force(
-    ids: np.ndarray, offsets: np.ndarray, table: np.ndarray, tiers: int
-) -> np.ndarray:
+def brute_force(ids: np.ndarray, offsets: np.ndarray, table: np.ndarray, tiers: int) -> np.ndarray:
     """Counts [B, K, N]; ids out of range and bytes >= N count nowhere."""
     out = np.zeros((len(offsets) - 1, table.shape[1], tiers), dtype=np.float32)
-    for user, (begin, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for user, (begin, end) in enumerate(pairwise(offsets)):
         mine = ids[begin:end]
         rows = table[mine[(mine >= 0) & (mine < len(table))]]
         for tier in range(tiers):
