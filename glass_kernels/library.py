@@ -10,6 +10,8 @@ import torch
 FOLDER = Path(__file__).parent
 BUILD_NOTE = FOLDER / "_build.txt"
 """What setup.py did about each library: one `name: outcome` a line."""
+OPERATORS = ("sid_tier", "sid_tier_from_embeddings", "sid_tier_update_", "tier_table")
+"""Schemas of csrc/registration.cpp; a library without one of them was built from older sources."""
 
 
 def build_note(name: str) -> str:
@@ -40,4 +42,10 @@ def load(name: str = "cpp") -> tuple[bool, str]:
     except (OSError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return False, f"built, but torch {torch.__version__} cannot load it: {first_line}"
+    missing = [name for name in OPERATORS if not hasattr(torch.ops.glass, name)]
+    if name == "cpp" and missing:
+        return False, (
+            f"built from older sources, without {missing[0]}; build it again, with `make info` in "
+            "a clone or `pip install .`"
+        )
     return True, f"loaded {files[0].name}"

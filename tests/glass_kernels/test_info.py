@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +67,19 @@ def test_broken_library_does_not_stop_the_import(
     loaded, reason = library.load("cpp")
     assert not loaded
     assert "cannot load it" in reason
+
+
+@pytest.mark.usefixtures("_fresh_load")
+def test_library_of_older_sources_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not library.load("cpp")[0]:
+        pytest.skip("the C++ library is not built")
+    library.load.cache_clear()
+    monkeypatch.setattr(library, "OPERATORS", (*library.OPERATORS, "newest_of_all"))
+    loaded, reason = library.load("cpp")
+    assert not loaded
+    assert "without newest_of_all; build it again" in reason
+
+
+def test_every_schema_is_expected_of_the_library() -> None:
+    registration = library.FOLDER.parent / "csrc" / "registration.cpp"
+    assert set(re.findall(r'"(\w+)\(', registration.read_text())) == set(library.OPERATORS)
