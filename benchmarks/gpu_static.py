@@ -2,7 +2,8 @@
 
 Compiles each kernel for each card without one, and writes registers, spills, shared memory and
 instructions of the machine code to docs/gpu_static.csv. Not a measurement of speed. The table holds
-for one version of Triton; `--only TEXT` prints the rows whose kernel, setting or card has TEXT.
+for one version of Triton. `--only TEXT` (may be repeated) prints rows that have TEXT and writes
+nothing; `--list` compiles nothing and prints what would be.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # the interpreter and compiling exclud
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # later versions change the default
 
 import argparse
+import contextlib
 import csv
 import re
 import subprocess
@@ -54,6 +56,7 @@ class Build:
     types: dict[str, str]
     constants: dict[str, Any]
     num_warps: int = 4
+    num_stages: int = 3
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class Row:
 
 def _config_name(config: triton.Config) -> str:
     sizes = " ".join(f"{name}={value}" for name, value in config.kwargs.items())
-    return f"{sizes} warps={config.num_warps}"
+    return f"{sizes} warps={config.num_warps} stages={config.num_stages}"
 
 
 def _table_builds() -> Iterator[Build]:
@@ -85,7 +88,8 @@ def _table_builds() -> Iterator[Build]:
             constants = {"N": tiers, "NT": padded, "NORMALIZE": True, **config.kwargs}
             name = f"N={tiers} {_config_name(config)}"
             types = POINTERS | SIZES
-            yield Build("sid_tier", name, function, types, constants, config.num_warps)
+            launch = config.num_warps, config.num_stages
+            yield Build("sid_tier", name, function, types, constants, *launch)
 
 
 def _embedding_builds() -> Iterator[Build]:
@@ -101,7 +105,8 @@ def _embedding_builds() -> Iterator[Build]:
                 constants |= config.kwargs
                 name = f"{rows} N={tiers} {_config_name(config)}"
                 kernel = "sid_tier_from_embeddings"
-                yield Build(kernel, name, function, types, constants, config.num_warps)
+                launch = config.num_warps, config.num_stages
+                yield Build(kernel, name, function, types, constants, *launch)
 
 
 def builds() -> Iterator[Build]:
@@ -137,7 +142,8 @@ def compile_for(build: Build, card: str) -> Row:
     divisible = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in ALIGNED}
     source = ASTSource(build.function, signature, build.constants, attrs=divisible)
     target = GPUTarget("cuda", CARDS[card], 32)
-    kernel = triton.compile(source, target=target, options={"num_warps": build.num_warps})
+    options = {"num_warps": build.num_warps, "num_stages": build.num_stages}
+    kernel = triton.compile(source, target=target, options=options)
     usage, code = _disassemble(kernel.asm["cubin"])
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
     if found is None:
@@ -152,21 +158,27 @@ def compile_for(build: Build, card: str) -> Row:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--only", default="", help="print the rows with this text, write nothing")
-    only = parser.parse_args(arguments).only
-    rows = [
-        compile_for(build, card)
+    parser.add_argument("--only", action="append", default=[], help="rows that have this text")
+    parser.add_argument("--list", action="store_true", help="print kernel, setting and card")
+    options = parser.parse_args(arguments)
+    chosen = {
+        name: (build, card)
         for build in builds()
         for card in CARDS
-        if only in f"{build.kernel}, {build.setting}, {card}"
-    ]
-    file = sys.stdout if only else TABLE.with_suffix(".partial").open("w", newline="")
-    with file:
+        for name in [f"{build.kernel},{build.setting},{card}"]
+        if not options.only or any(text in name for text in options.only)
+    }
+    if options.list:
+        print("\n".join(chosen))
+        return 0
+    rows = [compile_for(*pair) for pair in chosen.values()]
+    partial = TABLE.with_suffix(".partial")
+    with contextlib.nullcontext(sys.stdout) if options.only else partial.open("w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         writer.writerows([getattr(row, field.name) for field in fields(Row)] for row in rows)
-    if not only:
-        TABLE.with_suffix(".partial").replace(TABLE)
+    if not options.only:
+        partial.replace(TABLE)
     return int(any(row.stack_bytes or row.spills for row in rows))
 
 

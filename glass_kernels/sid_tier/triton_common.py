@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-CHUNKS = (16384, 8192, 4096, 2048, 1024)
-ENOUGH_PROGRAMS = 2048  # some waves over the largest cards, so that the last one is short
+CHUNKS = (4096, 2048, 1024)
+ENOUGH_PROGRAMS = 1024  # several for every multiprocessor of the largest cards
 MERGE_ROWS, MERGE_BLOCK = 16, 128
 
 
@@ -29,6 +29,12 @@ def _bounds(offsets, user, total):
     start = tl.minimum(tl.maximum(tl.load(offsets + user), 0), total)
     stop = tl.minimum(tl.maximum(tl.load(offsets + user + 1), start), total)
     return start, stop
+
+
+@triton.jit
+def _next_cut(event, chunk):
+    """First cut after an event; a chunk is a power of two, so nothing is divided."""
+    return (event | (chunk - 1)) + 1
 
 
 @triton.jit
@@ -53,7 +59,7 @@ def _slot(slot, offsets, num_users, total, chunk, num_cuts):
         user = _user_of(offsets, num_users, position)
     start, stop = _bounds(offsets, user, total)
     begin = tl.where(slot < num_cuts, tl.maximum(position, start), start)
-    end = tl.minimum(stop, (begin // chunk + 1) * chunk)
+    end = tl.minimum(stop, _next_cut(begin, chunk))
     if (slot < num_cuts) & (start >= position):  # a user who starts at the cut has no part there
         end = begin
     return user, start, stop, begin, end
@@ -88,7 +94,7 @@ def _write(
     else:
         value = counts.to(tl.float32)  # exact: chunk < 2^24
         if NORMALIZE:
-            whole = stop <= (start // chunk + 1) * chunk
+            whole = stop <= _next_cut(start, chunk)
             length = tl.maximum(tl.where(whole, stop - start, 1), 1).to(tl.float32)
             value = tl.div_rn(value, tl.zeros_like(value) + length)
         tl.store(out + user * K * N + inside, value, mask=mask)

@@ -36,9 +36,9 @@ MAX_BINS = 4096
 LARGE, SMALL = tl.constexpr(2.0**40), tl.constexpr(2.0**-40)
 UP, DOWN = tl.constexpr(2.0**90), tl.constexpr(2.0**-90)
 CONFIGS = [
-    triton.Config({"BE": 64, "BK": 32, "BD": 32}, num_warps=4),
-    triton.Config({"BE": 64, "BK": 64, "BD": 32}, num_warps=4),
-    triton.Config({"BE": 64, "BK": 16, "BD": 32}, num_warps=4),
+    triton.Config({"BE": 64, "BK": 32, "BD": 32}, num_warps=8, num_stages=2),
+    triton.Config({"BE": 32, "BK": 32, "BD": 32}, num_warps=4, num_stages=2),
+    triton.Config({"BE": 64, "BK": 16, "BD": 32}, num_warps=8, num_stages=2),
 ]
 
 
@@ -147,8 +147,7 @@ def _sid_tier_from_embeddings_fwd_kernel(
             dots, squares = _products(
                 vectors, prototypes, item, known, code, scale, K, D, True, BE, BK, BD
             )
-        norms = tl.sqrt_rn(tl.where(squares > 0, squares, 1.0))
-        reciprocals = tl.div_rn(tl.full([BE], 1.0, tl.float32), norms)
+        reciprocals = tl.rsqrt(tl.where(squares > 0, squares, 1.0))
         cosines = dots * inverse[None, :] * reciprocals[:, None]
         tiers = _tiers(cosines, edges, N, NT, STEPS)
         counts = _add(counts, tiers, known[:, None] & (code < K)[None, :], BK, NT, BE)
