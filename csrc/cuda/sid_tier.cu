@@ -5,7 +5,7 @@
 // takes every lanes-th event; they are summed at the end.
 //
 // Up to 4 tiers the counters are bytes in registers, four codes a word: 6 instructions an (event,
-// code), so 20 of them a cycle and multiprocessor. More tiers are counted in shared memory, in 16
+// code), so 21 of them a cycle and multiprocessor. More tiers are counted in shared memory, in 16
 // bits; a row of counters has one word a thread, so that any mix of tiers in a warp is free of bank
 // conflicts. That takes 9 instructions, a shared load and a shared store among them: 14 a cycle,
 // about what DRAM delivers. docs/gpu.md says why not bit-sliced counters.
@@ -22,6 +22,7 @@ namespace glass {
 namespace {
 
 constexpr int kMaxThreads = 256;
+constexpr int kBlocks = 4;                     // of a multiprocessor: 64 registers a thread
 constexpr int kSharedBytes = 64 << 10;         // what every architecture gives a block
 constexpr int kDefaultSharedBytes = 48 << 10;  // more must be asked for
 constexpr int kCodes = 4;                      // codes of a thread
@@ -279,7 +280,7 @@ __device__ float finish(uint64_t count, int64_t length, bool normalize) {
 }
 
 template <bool kWords, bool kFew>
-__global__ void __launch_bounds__(kMaxThreads) sid_tier_count(Job job) {
+__global__ void __launch_bounds__(kMaxThreads, kBlocks) sid_tier_count(Job job) {
   const SidTierCall& call = job.call;
   Part part;
   if (!find_part(call, blockIdx.x, part)) return;  // the whole block

@@ -77,6 +77,7 @@ struct Machine {
   std::function<void()> body;
   std::unique_ptr<unsigned char[]> shared;
   std::map<const void*, size_t> shared_limit;
+  size_t largest_shared = 0;  // of a launch since shim_seed
   std::string error;
   unsigned seed = 0;
   std::mt19937 random;
@@ -210,6 +211,7 @@ void launch(Kernel* kernel, dim3 grid, dim3 block, size_t shared_bytes, const Ar
   if (grid.x < 1 || grid.y < 1 || grid.y > 65535 || grid.z > 65535) return fail("no such grid");
   if (shared_bytes > limit) return fail("more shared memory than allowed");
   if (machine.threads.size() < machine.size) machine.threads.resize(machine.size);
+  machine.largest_shared = std::max(machine.largest_shared, shared_bytes);
   machine.body = [&] { kernel(given...); };
   for (uint64_t i = 0; i < uint64_t{grid.x} * grid.y * grid.z && machine.error.empty(); ++i) {
     machine.block_index = {static_cast<unsigned>(i % grid.x),
@@ -323,4 +325,8 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, int, int bytes) {
 extern "C" __attribute__((used, visibility("default"))) inline void shim_seed(unsigned seed) {
   shim::machine.seed = seed;
   shim::machine.error.clear();
+  shim::machine.largest_shared = 0;
+}
+extern "C" __attribute__((used, visibility("default"))) inline int shim_shared_bytes() {
+  return static_cast<int>(shim::machine.largest_shared);
 }

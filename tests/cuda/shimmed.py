@@ -67,6 +67,10 @@ class SidTier:
         )
         return int(part)
 
+    def shared_bytes(self) -> int:
+        """Shared memory of a block of the last call."""
+        return int(self._library.shim_shared_bytes())
+
     def __call__(
         self,
         ids: np.ndarray,

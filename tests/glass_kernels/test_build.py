@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -80,6 +81,31 @@ def test_cuda_without_nvcc(checkout: Path) -> None:
     done = build(checkout, GLASS_BUILD_CPP="0", GLASS_BUILD_CUDA="1", **nowhere)
     assert done.returncode != 0
     assert "set CUDA_HOME" in done.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch here has CUDA")
+def test_cuda_is_left_to_a_torch_that_has_it(checkout: Path) -> None:
+    done = build(checkout, GLASS_BUILD_CPP="0")
+    assert done.returncode == 0, done.stderr
+    assert not list(checkout.glob("glass_kernels/_cuda*"))
+    assert "cuda: not built: torch here has no CUDA" in note(checkout)
+    assert "GLASS_BUILD_CUDA=1" in note(checkout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_cuda_library_loads_without_a_gpu(checkout: Path) -> None:
+    shutil.rmtree(checkout / "csrc" / "cpu")
+    done = build(checkout, GLASS_BUILD_CPP="0", GLASS_BUILD_CUDA="1", GLASS_CUDA_ARCHS="90")
+    assert done.returncode == 0, done.stderr
+    assert "cuda: built\n" in note(checkout)
+    (library,) = checkout.glob("glass_kernels/_cuda*")
+    code = (
+        f"import torch; torch.ops.load_library({str(library)!r}); "
+        "print(torch._C._dispatch_has_kernel_for_dispatch_key('glass::sid_tier', 'CUDA'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "True\n", done.stderr
 
 
 def test_misspelt_mode(checkout: Path) -> None:
