@@ -31,8 +31,7 @@ struct Catalogue {
 #define GLASS_SID_TIER_PATH(NAME, TARGET, WIDTH, BITS)                                           \
   struct NAME {                                                                                  \
     static constexpr int kWidth = WIDTH;                                                         \
-    template <typename Id>                                                                       \
-    TARGET static Fault count(const Catalogue& catalogue, const Id* ids, int64_t events,         \
+    TARGET static Fault count(const Catalogue& catalogue, const ItemIds& ids, int64_t events,    \
                               SliceScratch& scratch) {                                           \
       return count_sets<WIDTH, BITS>(catalogue.layout, catalogue.table, catalogue.num_items,     \
                                      catalogue.packed, ids, events, scratch);                    \
@@ -68,8 +67,7 @@ struct Slices {
   explicit Slices(const Catalogue& of)
       : catalogue(of), scratch(of.layout, Path::kWidth, of.packed == nullptr) {}
   static int64_t size(const PlaneLayout& layout) { return layout.num_tiers * layout.padded_codes; }
-  template <typename Id>
-  Fault count(const Id* ids, int64_t events) {
+  Fault count(const ItemIds& ids, int64_t events) {
     return Path::count(catalogue, ids, events, scratch);
   }
   uint32_t* counts() { return scratch.sets.data(); }
@@ -85,8 +83,7 @@ struct Cells {
 
   explicit Cells(const Catalogue& of) : catalogue(of), cells(size(of.layout)) {}
   static int64_t size(const PlaneLayout& layout) { return layout.num_tiers * layout.num_codes; }
-  template <typename Id>
-  Fault count(const Id* ids, int64_t events) {
+  Fault count(const ItemIds& ids, int64_t events) {
     return count_cells(catalogue.table, catalogue.num_items, catalogue.layout.num_codes,
                        catalogue.layout.num_tiers, ids, events, counts());
   }
@@ -110,8 +107,8 @@ void take_turns(const Catalogue& catalogue, int64_t threads, int64_t count, cons
   });
 }
 
-template <typename Counter, typename Id>
-Fault count_histories(const Catalogue& catalogue, const Id* ids, const int64_t* offsets,
+template <typename Counter>
+Fault count_histories(const Catalogue& catalogue, const ItemIds& ids, const int64_t* offsets,
                       int64_t num_users, bool normalize, float* out) {
   const PlaneLayout& layout = catalogue.layout;
   const int64_t threads = torch::stable::get_num_threads();
@@ -125,13 +122,13 @@ Fault count_histories(const Catalogue& catalogue, const Id* ids, const int64_t* 
   take_turns<Counter>(catalogue, threads, plan.tasks.size(), [&](Counter& counter, int64_t index) {
     const Task& task = plan.tasks[index];
     if (task.part >= 0) {
-      note(fault, counter.count(ids + task.event, task.event_end - task.event));
+      note(fault, counter.count(ids.from(task.event), task.event_end - task.event));
       std::copy_n(counter.counts(), size, parts.data() + task.part * size);
       return;
     }
     for (int64_t user = task.user; user < task.user_end && fault == Fault::kNone; ++user) {
       const int64_t events = offsets[user + 1] - offsets[user];
-      note(fault, counter.count(ids + offsets[user], events));
+      note(fault, counter.count(ids.from(offsets[user]), events));
       counter.finish(divisor(user), out + user * out_size);
     }
   });
@@ -150,9 +147,9 @@ Fault count_histories(const Catalogue& catalogue, const Id* ids, const int64_t* 
 }
 
 // Packs the table if that is less work than packing the row of every event.
-template <typename Path, typename Id>
-Fault count_slices(Catalogue catalogue, const Id* ids, const int64_t* offsets, int64_t num_users,
-                   bool normalize, float* out) {
+template <typename Path>
+Fault count_slices(Catalogue catalogue, const ItemIds& ids, const int64_t* offsets,
+                   int64_t num_users, bool normalize, float* out) {
   std::unique_ptr<uint8_t[]> packed;
   if (catalogue.num_items <= offsets[num_users]) {
     packed.reset(new uint8_t[catalogue.num_items * catalogue.layout.row_bytes]);
@@ -169,9 +166,9 @@ Fault count_slices(Catalogue catalogue, const Id* ids, const int64_t* offsets, i
 // Tiers that one pass of slices counts in less time than memory.
 constexpr int64_t max_slice_tiers(int register_bytes) { return 4 * register_bytes; }
 
-template <typename Path, typename Id>
+template <typename Path>
 Fault count_path(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
-                 const Id* ids, const int64_t* offsets, int64_t num_users, bool normalize,
+                 const ItemIds& ids, const int64_t* offsets, int64_t num_users, bool normalize,
                  float* out) {
   const PlaneLayout layout(num_codes, num_tiers, Path::kWidth);
   const Catalogue catalogue{table, num_items, layout, nullptr};
@@ -181,13 +178,13 @@ Fault count_path(const uint8_t* table, int64_t num_items, int64_t num_codes, int
   return count_slices<Path>(catalogue, ids, offsets, num_users, normalize, out);
 }
 
-template <typename Id>
 Fault count(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
-            const Id* ids, const int64_t* offsets, int64_t num_users, bool normalize, float* out) {
-  auto run = count_path<BasePath, Id>;
+            const ItemIds& ids, const int64_t* offsets, int64_t num_users, bool normalize,
+            float* out) {
+  auto run = count_path<BasePath>;
 #ifdef GLASS_X86
-  if (best_simd() == Simd::kAvx2) run = count_path<Avx2Path, Id>;
-  if (best_simd() == Simd::kAvx512) run = count_path<Avx512Path, Id>;
+  if (best_simd() == Simd::kAvx2) run = count_path<Avx2Path>;
+  if (best_simd() == Simd::kAvx512) run = count_path<Avx512Path>;
 #endif
   return run(table, num_items, num_codes, num_tiers, ids, offsets, num_users, normalize, out);
 }
@@ -215,12 +212,10 @@ Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& tab
   const bool is_int = ids.scalar_type() == ScalarType::Int;
   STD_TORCH_CHECK(is_int || ids.scalar_type() == ScalarType::Long,
                   "item_ids must be int32 or int64");
-  const auto run = [&](const auto* item) {
-    return count(bytes.const_data_ptr<uint8_t>(), bytes.size(0), bytes.size(1), num_tiers, item,
-                 offset, num_users, normalize, result);
-  };
-  const Fault fault =
-      is_int ? run(ids.const_data_ptr<int32_t>()) : run(ids.const_data_ptr<int64_t>());
+  const ItemIds events{is_int ? ids.const_data_ptr<int32_t>() : nullptr,
+                       is_int ? nullptr : ids.const_data_ptr<int64_t>()};
+  const Fault fault = count(bytes.const_data_ptr<uint8_t>(), bytes.size(0), bytes.size(1),
+                            num_tiers, events, offset, num_users, normalize, result);
   STD_TORCH_CHECK(fault != Fault::kItem, "item_ids must be in [0, ", bytes.size(0), ")");
   STD_TORCH_CHECK(fault != Fault::kTier, "table must hold tiers below num_tiers = ", num_tiers);
   return out;
@@ -231,7 +226,8 @@ Tensor sid_tier(const Tensor& item_ids, const Tensor& offsets, const Tensor& tab
 Fault count_tiers(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
                   const int32_t* ids, const int64_t* offsets, int64_t num_users, bool normalize,
                   float* out) {
-  return count(table, num_items, num_codes, num_tiers, ids, offsets, num_users, normalize, out);
+  return count(table, num_items, num_codes, num_tiers, {ids, nullptr}, offsets, num_users,
+               normalize, out);
 }
 
 }  // namespace glass

@@ -14,16 +14,15 @@ constexpr int64_t kCellRows = 512;         // events whose rows are known at onc
 constexpr int64_t kCellBytes = 24 * 1024;  // cells that stay in the nearest cache
 
 // cells [K][N] of the events `ids`.
-template <typename Id>
-Fault count_cells(const uint8_t* table, int64_t num_items, int64_t num_codes, int64_t num_tiers,
-                  const Id* ids, int64_t events, uint32_t* cells) {
+inline Fault count_cells(const uint8_t* table, int64_t num_items, int64_t num_codes,
+                         int64_t num_tiers, const ItemIds& ids, int64_t events, uint32_t* cells) {
   std::fill_n(cells, num_codes * num_tiers, 0);
   const int64_t tile = std::max<int64_t>(1, kCellBytes / 4 / num_tiers);
   const uint8_t* rows[kCellRows];
   for (int64_t start = 0; start < events; start += kCellRows) {
     const int64_t now = std::min(events - start, kCellRows);
     for (int64_t event = 0; event < now; ++event) {
-      const int64_t id = ids[start + event];
+      const int64_t id = ids.at(start + event);
       if (id < 0 || id >= num_items) return Fault::kItem;
       rows[event] = table + id * num_codes;
       prefetch(rows[event], num_codes);

@@ -18,6 +18,19 @@ static_assert(std::endian::native == std::endian::little);
 
 enum class Fault { kNone, kItem, kTier };  // an item id or a tier out of range
 
+// Item ids of either width, so that the loops around them are compiled once.
+struct ItemIds {
+  const int32_t* narrow;
+  const int64_t* wide;
+
+  GLASS_INLINE int64_t at(int64_t event) const {
+    return narrow != nullptr ? narrow[event] : wide[event];
+  }
+  ItemIds from(int64_t event) const {
+    return narrow != nullptr ? ItemIds{narrow + event, nullptr} : ItemIds{nullptr, wide + event};
+  }
+};
+
 struct Tile {
   int64_t code;    // first code
   int bytes;       // width of one plane: 2, 4, .. 64

@@ -46,8 +46,9 @@ struct SliceScratch {
 
 // Planes of `events` events side by side in the values of the sets of one bit; zeros after them.
 template <int W, int T, int P>
-GLASS_INLINE void gather(const uint8_t* const* rows, int events, int64_t offset, uint8_t* values,
+GLASS_INLINE void gather(const Tile& tile, const uint8_t* const* rows, int events, uint8_t* values,
                          int vectors) {
+  const int64_t offset = tile.offset;
   for (int event = 0; event < events; ++event) {
     const uint8_t* from = rows[event] + offset;
     prefetch(rows[event + kAhead] + offset, P * T);
@@ -58,6 +59,18 @@ GLASS_INLINE void gather(const uint8_t* const* rows, int events, int64_t offset,
   if (events * T == vectors * W) return;
   for (int plane = 0; plane < P; ++plane) {
     std::memset(values + (W * kStep << plane) + events * T, 0, vectors * W - events * T);
+  }
+}
+
+template <int W, int T, int P = 1>
+GLASS_INLINE void gather_planes(const Tile& tile, int planes, const uint8_t* const* rows,
+                                int events, uint8_t* values, int vectors) {
+  if constexpr (P <= 8) {
+    if (planes == P) {
+      gather<W, T, P>(tile, rows, events, values, vectors);
+    } else {
+      gather_planes<W, T, P + 1>(tile, planes, rows, events, values, vectors);
+    }
   }
 }
 
@@ -140,24 +153,12 @@ GLASS_INLINE void add_sets(int num_tiers, uint8_t* values, uint8_t* counters, in
   }
 }
 
-template <int W, int T, int P = 1>
-GLASS_INLINE void gather_planes(int planes, const uint8_t* const* rows, int events, int64_t offset,
-                                uint8_t* values, int vectors) {
-  if constexpr (P <= 8) {
-    if (planes == P) {
-      gather<W, T, P>(rows, events, offset, values, vectors);
-    } else {
-      gather_planes<W, T, P + 1>(planes, rows, events, offset, values, vectors);
-    }
-  }
-}
-
 template <int W, int T = W>
 GLASS_INLINE void gather_tile(const Tile& tile, int planes, const uint8_t* const* rows, int events,
                               uint8_t* values, int vectors) {
   if constexpr (T >= 2) {
     if (tile.bytes == T) {
-      gather_planes<W, T>(planes, rows, events, tile.offset, values, vectors);
+      gather_planes<W, T>(tile, planes, rows, events, values, vectors);
     } else {
       gather_tile<W, T / 2>(tile, planes, rows, events, values, vectors);
     }
@@ -248,9 +249,9 @@ GLASS_INLINE void flush(const PlaneLayout& layout, int64_t events, SliceScratch&
 }
 
 // f of the events `ids`.
-template <int W, typename Bits, typename Id>
+template <int W, typename Bits>
 GLASS_INLINE Fault count_sets(const PlaneLayout& layout, const uint8_t* table, int64_t num_items,
-                              const uint8_t* packed_table, const Id* ids, int64_t events,
+                              const uint8_t* packed_table, const ItemIds& ids, int64_t events,
                               SliceScratch& scratch) {
   PackVector broken = {};
   std::fill(scratch.sets.begin(), scratch.sets.end(), 0);
@@ -258,7 +259,7 @@ GLASS_INLINE Fault count_sets(const PlaneLayout& layout, const uint8_t* table, i
   for (int64_t start = 0; start < events; start += kSegment) {
     const int now = static_cast<int>(std::min<int64_t>(events - start, kSegment));
     for (int event = 0; event < now; ++event) {
-      const int64_t id = ids[start + event];
+      const int64_t id = ids.at(start + event);
       if (id < 0 || id >= num_items) return Fault::kItem;
       if (packed_table != nullptr) {
         scratch.rows[event] = packed_table + id * layout.row_bytes;
