@@ -1,0 +1,80 @@
+"""Calls every C++ op on odd sizes; run by test_sanitizers.py with an instrumented library.
+
+Heap buffers end in forbidden memory there, so each input is its own allocation of the exact size.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import product
+
+import torch
+from torch import Tensor
+
+
+def histories(items: int, dtype: torch.dtype, lengths: list[int]) -> tuple[Tensor, Tensor]:
+    ids = torch.randint(0, items, (sum(lengths),), dtype=dtype)
+    if len(ids):
+        ids[-1] = items - 1  # the end of the table is read
+    return ids, torch.tensor([0, *lengths]).cumsum(0)
+
+
+def table_path(op) -> None:
+    for codes, tiers, items in product(
+        (1, 7, 15, 16, 31, 33, 64, 65, 100, 130, 513), (1, 2, 5, 20, 130, 255), (1, 9, 700)
+    ):
+        table = torch.randint(0, tiers, (items, codes), dtype=torch.uint8)
+        dtype = torch.int32 if codes % 2 else torch.int64
+        ids, offsets = histories(items, dtype, [3, 0, 40, 1])
+        assert op(ids, offsets, table, tiers, True).isfinite().all()
+    table = torch.randint(0, 20, (50, 40), dtype=torch.uint8)
+    ids, offsets = histories(50, torch.int64, [70_000, 2, 30_000])
+    counts = op(ids, offsets, table, 20, False)
+    assert counts.sum(2).eq(offsets.diff()[:, None]).all()
+
+
+def refusals(op) -> None:
+    table = torch.zeros(4, 33, dtype=torch.uint8)
+    offsets = torch.tensor([0, 2])
+    for ids in ([0, 4], [-1, 0], [2**62, 0]):
+        for tiers in (3, 200):
+            try:
+                op(torch.tensor(ids), offsets, table, tiers, True)
+            except RuntimeError:
+                continue
+            raise AssertionError(f"ids {ids} were taken")
+
+
+def updates(op) -> None:
+    for codes, tiers, events in product((1, 17, 128), (1, 4, 255), (0, 1, 1500)):
+        table = torch.randint(0, tiers, (11, codes), dtype=torch.uint8)
+        counts = torch.zeros(3, codes, tiers, dtype=torch.int32)
+        users, items = torch.randint(0, 3, (events,)), torch.randint(0, 11, (events,))
+        op(counts, users, items, table, False)
+        op(counts, users, items, table, True)
+        assert counts.eq(0).all()
+
+
+def embedding_path(op, make_table) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for dtype, dim, codes, tiers in product(dtypes, (1, 7, 33), (1, 17, 40), (1, 4, 33)):
+        items = torch.randn(30, dim).to(dtype)
+        prototypes = torch.randn(codes, dim).to(dtype)
+        bounds = torch.float64 if dtype == torch.float64 else torch.float32
+        edges = torch.linspace(-1, 1, tiers + 1, dtype=bounds)
+        ids, offsets = histories(30, torch.int64, [5, 0, 90, 1])
+        assert op(ids, offsets, items, prototypes, edges, True).isfinite().all()
+        assert make_table(items, prototypes, edges).lt(tiers).all()
+
+
+if __name__ == "__main__":
+    torch.ops.load_library(sys.argv[1])
+    ops = torch.ops.glass
+    torch.manual_seed(0)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        table_path(ops.sid_tier)
+        refusals(ops.sid_tier)
+        updates(ops.sid_tier_update_)
+        embedding_path(ops.sid_tier_from_embeddings, ops.tier_table)
+    print("finished")
