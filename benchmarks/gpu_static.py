@@ -35,6 +35,7 @@ TABLE = Path(__file__).parent.parent / "docs" / "gpu_static.csv"
 CARDS = {"sm_80": 80, "sm_90a": 90, "sm_100a": 100}  # as Triton names them: A100, H100, B200
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 TIERS = {"sid_tier": (4, 20, 255), "sid_tier_from_embeddings": (20, 255)}
+DTYPES = (("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16"), ("bf16", "fp32"))
 POINTERS = {
     "item_ids": "*i64", "offsets": "*i64", "table": "*u8", "out": "*fp32", "partial": "*i32",
     "inverse_norms": "*fp32", "edges": "*fp32",
@@ -55,8 +56,7 @@ class Build:
     function: Any
     types: dict[str, str]
     constants: dict[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
+    config: triton.Config
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def _table_builds() -> Iterator[Build]:
             constants = {"N": tiers, "NT": padded, "NORMALIZE": True, **config.kwargs}
             name = f"N={tiers} {_config_name(config)}"
             types = POINTERS | SIZES
-            launch = config.num_warps, config.num_stages
-            yield Build("sid_tier", name, function, types, constants, *launch)
+            yield Build("sid_tier", name, function, types, constants, config)
 
 
 def _embedding_builds() -> Iterator[Build]:
@@ -98,15 +97,15 @@ def _embedding_builds() -> Iterator[Build]:
         padded = triton.next_power_of_2(tiers)
         steps = padded.bit_length() - 1
         for config in triton_embeddings.configs_for(128, padded):
-            for rows, prototypes in (("fp32", "fp32"), ("bf16", "bf16"), ("fp16", "fp16")):
+            for rows, prototypes in DTYPES:
                 types = POINTERS | SIZES
                 types |= {"vectors": f"*{rows}", "prototypes": f"*{prototypes}"}
                 constants = {"N": tiers, "NT": padded, "STEPS": steps, "NORMALIZE": True}
                 constants |= config.kwargs
-                name = f"{rows} N={tiers} {_config_name(config)}"
+                dtypes = rows if rows == prototypes else f"{rows} by {prototypes}"
+                name = f"{dtypes} N={tiers} {_config_name(config)}"
                 kernel = "sid_tier_from_embeddings"
-                launch = config.num_warps, config.num_stages
-                yield Build(kernel, name, function, types, constants, *launch)
+                yield Build(kernel, name, function, types, constants, config)
 
 
 def builds() -> Iterator[Build]:
@@ -115,7 +114,9 @@ def builds() -> Iterator[Build]:
     yield from _embedding_builds()
     block = {"ROWS": triton_common.MERGE_ROWS, "BLOCK": triton_common.MERGE_BLOCK}
     function = triton_common._merge_kernel
-    yield Build("sid_tier merge", "", function, POINTERS | SIZES, {"NORMALIZE": True, **block})
+    constants = {"NORMALIZE": True, **block}
+    types = POINTERS | SIZES
+    yield Build("sid_tier merge", "", function, types, constants, triton.Config({}))
 
 
 def _disassemble(cubin: bytes) -> tuple[str, str]:
@@ -139,10 +140,13 @@ def compile_for(build: Build, card: str) -> Row:
     names = build.function.arg_names
     signature = {name: build.types.get(name, "constexpr") for name in names}
     signature |= dict.fromkeys(build.constants, "constexpr")
-    divisible = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n in ALIGNED}
+    aligned = [i for i, n in enumerate(names) if n in ALIGNED and n not in build.constants]
+    divisible = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(build.function, signature, build.constants, attrs=divisible)
     target = GPUTarget("cuda", CARDS[card], 32)
-    options = {"num_warps": build.num_warps, "num_stages": build.num_stages}
+    config = build.config
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    options |= {"maxnreg": config.maxnreg} if config.maxnreg else {}
     kernel = triton.compile(source, target=target, options=options)
     usage, code = _disassemble(kernel.asm["cubin"])
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
@@ -150,7 +154,7 @@ def compile_for(build: Build, card: str) -> Row:
         raise RuntimeError(f"cuobjdump says no registers for {build.kernel}: {usage}")
     registers, stack, local = map(int, found.groups())
     return Row(
-        triton.__version__, build.kernel, build.setting, card, 32 * build.num_warps, registers,
+        triton.__version__, build.kernel, build.setting, card, 32 * config.num_warps, registers,
         stack + local, len(re.findall(r"\b(?:STL|LDL)\b", code)), kernel.metadata.shared,
         len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code, re.MULTILINE)),
     )  # fmt: skip

@@ -52,7 +52,7 @@ def _user_of(offsets, num_users, event):
 
 @triton.jit
 def _slot(slot, offsets, num_users, total, chunk, num_cuts):
-    """(user, its start, its stop, begin, end of the events to count) of a program."""
+    """Begin and end of the events that a program counts."""
     position = (slot + 1).to(tl.int64) * chunk
     user = (slot - num_cuts).to(tl.int64)
     if slot < num_cuts:
@@ -62,7 +62,7 @@ def _slot(slot, offsets, num_users, total, chunk, num_cuts):
     end = tl.minimum(stop, _next_cut(begin, chunk))
     if (slot < num_cuts) & (start >= position):  # a user who starts at the cut has no part there
         end = begin
-    return user, start, stop, begin, end
+    return begin, end
 
 
 @triton.jit
@@ -74,14 +74,14 @@ def _add(counts, tiers, counted, BK: tl.constexpr, NT: tl.constexpr, BE: tl.cons
     at 4 tiers.
     """
     index = tl.arange(0, BK)[None, :] * NT + tiers
-    flat = tl.reshape(index, [BE * BK], can_reorder=True)
-    mask = tl.reshape(counted, [BE * BK], can_reorder=True)
+    flat = tl.reshape(index, [BE * BK])
+    mask = tl.reshape(counted, [BE * BK])
     return counts + tl.histogram(flat, BK * NT, mask=mask)
 
 
 @triton.jit
 def _write(
-    counts, out, partial, slot, user, start, stop, first_code, chunk, num_cuts,
+    counts, offsets, out, partial, slot, total, first_code, chunk, num_cuts,
     K, N: tl.constexpr, BK: tl.constexpr, NT: tl.constexpr, NORMALIZE: tl.constexpr,
 ):  # fmt: skip
     """Writes counts [BK * NT] of a program: partial, or finished when no cut is in the user."""
@@ -92,8 +92,11 @@ def _write(
     if slot < num_cuts:
         tl.store(partial + slot.to(tl.int64) * K * N + inside, counts, mask=mask)
     else:
+        user = (slot - num_cuts).to(tl.int64)
         value = counts.to(tl.float32)  # exact: chunk < 2^24
         if NORMALIZE:
+            # read again rather than kept in registers over the counting
+            start, stop = _bounds(offsets, user, total)
             whole = stop <= _next_cut(start, chunk)
             length = tl.maximum(tl.where(whole, stop - start, 1), 1).to(tl.float32)
             value = tl.div_rn(value, tl.zeros_like(value) + length)

@@ -60,7 +60,7 @@ def _sid_tier_fwd_kernel(
     blocks = tl.cdiv(K, BK)  # of one user side by side: they share the rows of the table
     slot = tl.program_id(0) // blocks
     first_code = (tl.program_id(0) % blocks) * BK
-    user, start, stop, begin, end = _slot(slot, offsets, num_users, total, chunk, num_cuts)
+    begin, end = _slot(slot, offsets, num_users, total, chunk, num_cuts)
     code = first_code + tl.arange(0, BK)
     counts = tl.zeros([BK * NT], tl.int32)
     for tile in range(begin, end, BE):
@@ -72,7 +72,7 @@ def _sid_tier_fwd_kernel(
         tiers = tl.load(place, mask=mask, other=255).to(tl.int32)
         counts = _add(counts, tiers, mask & (tiers < N), BK, NT, BE)
     _write(
-        counts, out, partial, slot, user, start, stop, first_code, chunk, num_cuts,
+        counts, offsets, out, partial, slot, total, first_code, chunk, num_cuts,
         K, N, BK, NT, NORMALIZE,
     )  # fmt: skip
 
