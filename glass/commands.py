@@ -86,6 +86,18 @@ def sid_describe(config: RunConfig, options: Options) -> None:
     print(f"\nPlot: {plot(run.sid_health, run.folder / 'sid_health.png')}")
 
 
+def sid_tiers(config: RunConfig, options: Options) -> None:
+    """Writes the SID-Tier counts of all samples and names the file."""
+    from glass.pipeline.tier_features import write_tier_features
+
+    with _working(config) as run:
+        table = run.build_sids()
+        path = run.folder / "tiers.parquet"
+        features = write_tier_features(path, config.model, table, run.dataset)
+    total = sum(features.num_samples.values())
+    print(f"{path}: {total:,} samples, {features.num_codes} codes x {features.num_tiers} tiers")
+
+
 def train(config: RunConfig, options: Options) -> None:
     """Trains the systems of the run, or the one that was asked for."""
     with _working(config) as run:
@@ -162,6 +174,7 @@ COMMANDS: Mapping[str, Command] = {
     "data describe": Command("counts of the data set", data_describe),
     "sid build": Command("item vectors and semantic IDs", sid_build),
     "sid describe": Command("usage, collisions and bucket sizes, and a plot", sid_describe),
+    "sid tiers": Command("SID-Tier counts of every sample, as Parquet", sid_tiers),
     "train": Command("train TIGER and GLASS", train, _system, "[--system NAME]"),
     "evaluate": Command("rank the test split with every system", evaluate),
     "recommend": Command(

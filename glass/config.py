@@ -147,6 +147,9 @@ class ModelConfig:
     of which each holds half the share of the one below."""
     tier_standardize: bool = False
     """Scale the tier features to zero mean and unit variance over training histories; ours."""
+    tier_table_limit: int = 2048
+    """MiB of the largest byte table of SID-Tier, items times first-level codes; a larger catalogue
+    keeps its item vectors in memory instead, with the same result."""
     tier_token_last: bool = True
     """Tier token after the history (the paper's figure) or before it (the released code)."""
     use_hard_search: bool = True

@@ -19,8 +19,8 @@ from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
 from glass.models.layers import initialise, initialise_copy
 from glass.models.repeats import SearchedHistory
-from glass_kernels.modules import HardSearch, SidTier
-from glass_kernels.modules.sid_tier import sid_prototypes, tier_edges
+from glass.models.tiers import fitted_edges, table_bytes
+from glass_kernels.modules import HardSearch, SidTier, sid_prototypes
 
 if TYPE_CHECKING:
     from glass.data import Dataset
@@ -75,7 +75,9 @@ class Glass(
         vector_dim: width of the item vectors behind SID-Tier's prototypes.
 
     `from_data` fills in what the data determine: every item's codes, prototypes, tier edges and
-    table, neighbour codes. All of it is in the state dict.
+    table, neighbour codes. All of it is in the state dict, but for the item vectors that a
+    catalogue above `tier_table_limit` has in place of a table: give them to
+    `tier.set_item_embeddings` after loading, as `load_system` does.
     """
 
     codes: Tensor
@@ -113,6 +115,7 @@ class Glass(
                 vector_dim,
                 config.d_model,
                 config.dropout,
+                table_limit=table_bytes(config),
             )
         self.hard_search: HardSearch | None = None
         if config.use_hard_search:
@@ -160,10 +163,7 @@ class Glass(
         model.codes.copy_(codes)
         prototypes = sid_prototypes(vectors, codes[:, 0], model.codebook_sizes[0])
         if model.tier is not None:
-            weights = torch.from_numpy(dataset.train_counts).float()
-            edges = tier_edges(
-                config.tier_edges, config.num_tiers, vectors, prototypes, weights=weights
-            )
+            edges = fitted_edges(config, vectors, prototypes, dataset)
             model.tier.rebuild(vectors, prototypes, edges)
             if config.tier_standardize:
                 batch = _training_batch(config, dataset)

@@ -42,6 +42,8 @@ def _check_model(model: ModelConfig) -> None:
     _require(0 <= model.dropout < 1, "model.dropout", model.dropout, "in [0, 1)")
     _require(0 <= model.fixed_gate <= 1, "model.fixed_gate", model.fixed_gate, "in [0, 1]")
     _require(1 <= model.num_tiers <= 255, "model.num_tiers", model.num_tiers, "in [1, 255]")
+    limit = model.tier_table_limit
+    _require(limit >= 0, "model.tier_table_limit", limit, "at least 0")
     _require(
         model.tier_edges != "paper" or model.num_tiers == 4,
         "model.num_tiers",

@@ -25,6 +25,8 @@ EVALUATION_VERSION = 1
 search, a ranking, a baseline, a metric or the bootstrap. What is trained stays."""
 _FOR_PEOPLE = ("log_every", "checkpoint_every", "tensorboard")
 """Training settings that leave the weights as they are."""
+_FOR_MEMORY = ("tier_table_limit",)
+"""The same of model settings."""
 
 
 def system_config(system: str, model: ModelConfig) -> ModelConfig:
@@ -39,7 +41,8 @@ def training_key(system: str, config: RunConfig, dataset: Dataset, table: SidTab
     train = {name: v for name, v in asdict(config.train).items() if name not in _FOR_PEOPLE}
     # Validation chooses the weights that are kept.
     chosen = {name: getattr(config.eval, name) for name in ("beam_width", "constrained", "ks")}
-    model = system_config(system, config.model)
+    model = asdict(system_config(system, config.model))
+    model = {name: value for name, value in model.items() if name not in _FOR_MEMORY}
     given = (system, model, train, chosen, _inputs(dataset, table))
     return fingerprint({"training_version": TRAINING_VERSION}, *given)
 

@@ -195,7 +195,10 @@ def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
     with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
         model = Glass.from_pretrained(str(folder)).to(device()).eval()
     trie = SidTrie.load(folder / "trie.safetensors", device())
-    return model, SidTable.load(folder / "sid"), trie
+    table = SidTable.load(folder / "sid")
+    if model.tier is not None:  # above model.tier_table_limit the weights hold no table
+        model.tier.set_item_embeddings(torch.from_numpy(table.vectors))
+    return model, table, trie
 
 
 def trained_on(folder: Path | str) -> str:

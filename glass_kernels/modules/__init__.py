@@ -2,17 +2,17 @@
 
 from glass_kernels.modules.gated_fusion import GatedFusion
 from glass_kernels.modules.hard_search import HardSearch
-from glass_kernels.modules.sid_tier import (
-    SidTier,
-    sid_prototypes,
-    tier_edges,
-    tier_occupancy,
-)
+from glass_kernels.modules.sid_tier import SidTier
+from glass_kernels.modules.tier_edges import sid_prototypes, tier_edges, tier_occupancy
+from glass_kernels.modules.tier_histogram import TierHistogram
+from glass_kernels.modules.tier_state import TierState
 
 __all__ = [
     "GatedFusion",
     "HardSearch",
     "SidTier",
+    "TierHistogram",
+    "TierState",
     "sid_prototypes",
     "tier_edges",
     "tier_occupancy",

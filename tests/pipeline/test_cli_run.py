@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,15 @@ class TestStepsOfAFinishedRun:
         assert "distinct SIDs of 30 items" in out
         assert (run_folder / "sid_health.png").read_bytes().startswith(b"\x89PNG")
         assert (run_folder / "sid" / "sids.parquet").read_bytes() == before
+
+    def test_sid_tiers(
+        self, finished: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = run_folder / "tiers.parquet"
+        assert main(["sid", "tiers", str(finished)]) == 0
+        out = capsys.readouterr().out
+        assert re.fullmatch(rf"{path}: \d+ samples, 4 codes x 4 tiers\n", out)
+        path.unlink()  # the run stays as it was for the other tests
 
     def test_train_and_evaluate(
         self, finished: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]
