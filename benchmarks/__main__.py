@@ -1,43 +1,110 @@
-"""`python -m benchmarks [name ...] [--quick]`: verify, time, print, write CSV."""
+"""`python -m benchmarks [job ...]`: verify, time, print; a CSV and a plot for each job."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from benchmarks import sid_tier
-from benchmarks.timing import machine, print_table, write_csv
+from benchmarks import sid_tier, sid_tier_embeddings, sid_tier_growth, sid_tier_update
+from benchmarks.machine import Floors, describe, measure_floors
+from benchmarks.output import Row, format_table, write_csv
 
-JOBS = {"sid_tier": sid_tier.run}
+
+@dataclass(frozen=True)
+class Job:
+    run: Callable[[bool, Floors], list[Row]]
+    plot: Callable[[list[Row], Path], None]
+    summary: str | None
 
 
-def main() -> int:
-    """Exit status: 1 if a job could not run or was not correct; then it prints no number."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of: {', '.join(JOBS)}")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=Path(".benchmarks"))
-    options = parser.parse_args()
-    unknown = set(options.names) - set(JOBS)
-    if unknown:
-        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; try {', '.join(JOBS)}")
-    torch.set_num_threads(options.threads)
-    print(machine())
-    failed = False
-    for name in options.names or JOBS:
+JOBS = {
+    "sid_tier": Job(sid_tier.run, sid_tier.plot, sid_tier.__doc__),
+    "sid_tier_embeddings": Job(
+        sid_tier_embeddings.run, sid_tier_embeddings.plot, sid_tier_embeddings.__doc__
+    ),
+    "sid_tier_growth": Job(sid_tier_growth.run, sid_tier_growth.plot, sid_tier_growth.__doc__),
+    "sid_tier_update": Job(sid_tier_update.run, sid_tier_update.plot, sid_tier_update.__doc__),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    jobs = "\n".join(f"  {name:<20} {job.summary}" for name, job in JOBS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"{__doc__}\n\njobs (all, if none is named):\n{jobs}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("jobs", nargs="*", metavar="job", help="name of a job")
+    parser.add_argument("--list", action="store_true", help="list the jobs and stop")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer sizes; under two minutes in all"
+    )
+    parser.add_argument(
+        "--threads", type=int, nargs="+", metavar="N",
+        help="numbers of threads, one after another (default: 1 and 2; with --quick 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, default=Path(".benchmarks"), help="folder of the CSVs and plots"
+    )
+    return parser
+
+
+def run_job(
+    name: str,
+    job: Job,
+    threads: Sequence[int],
+    floors: dict[int, Floors],
+    options: argparse.Namespace,
+) -> bool:
+    """Whether the job ran and every side was right; if not, no number of it is printed."""
+    rows: list[Row] = []
+    for count in threads:
+        torch.set_num_threads(count)
         try:
-            rows = JOBS[name](options.quick)
+            found = job.run(options.quick, floors[count])
         except RuntimeError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            failed = True
-            continue
-        print_table(rows)
-        write_csv(rows, options.output / f"{name}.csv")
-    return int(failed)
+            print(f"{name}, {count} thread(s): {error}", file=sys.stderr)
+            return False
+        rates: Row = {"copy GB/s": floors[count].copy_bytes / 1e9}
+        rates["GEMM GFLOP/s"] = floors[count].gemm_flops / 1e9
+        rows += [{"threads": count, **row, **rates} for row in found]
+    print(f"\n{name}: {job.summary}\n{format_table(rows)}", flush=True)
+    write_csv(rows, options.output / f"{name}.csv")
+    job.plot(rows, options.output / f"{name}.png")
+    return True
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 1 if a job could not run or was not right."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    unknown = set(options.jobs) - set(JOBS)
+    if unknown:
+        parser.error(f"no job is called {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
+    if options.list:
+        for name, job in JOBS.items():
+            print(f"{name:<20} {job.summary}")
+        return 0
+    threads = options.threads or ([1] if options.quick else [1, 2])
+    if min(threads) < 1:
+        parser.error(f"--threads must be positive, was {threads}")
+    print("  ".join(f"{key} {value}" for key, value in describe().items()))
+    floors = {}
+    for count in threads:
+        torch.set_num_threads(count)
+        floors[count] = measure_floors()
+        print(f"{count} thread(s): {floors[count]}", flush=True)
+    if max(threads) > (os.cpu_count() or 1):
+        print(f"{max(threads)} threads on {os.cpu_count()} cores: expect no gain", file=sys.stderr)
+    names = options.jobs or list(JOBS)
+    ran = [run_job(name, JOBS[name], threads, floors, options) for name in names]
+    return 0 if all(ran) else 1
 
 
 if __name__ == "__main__":

@@ -1,65 +1,96 @@
-"""SID-Tier from the byte table: C++ against eager PyTorch, with `index_select` as the floor."""
+"""SID-Tier from the byte table: C++ against plain and compiled PyTorch, and `index_select`."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.timing import interleaved
-from glass_kernels import lengths_to_offsets, offsets_to_segments, sid_tier
+from benchmarks.contest import Contest, Run
+from benchmarks.eager import compiled_forms, one_hot_form, table_forms
+from benchmarks.histories import Batch, make_batch, make_table
+from benchmarks.machine import Floors
+from benchmarks.output import Row, number, plot_bars
+from glass_kernels import sid_tier
 
-ITEMS, USERS, BATCHES = 13_000, 64, 3
-
-
-def make_batch(seed: int) -> tuple[Tensor, Tensor]:
-    """Skewed lengths (mean near 600, some empty) and Zipf items."""
-    g = torch.Generator().manual_seed(seed)
-    lengths = torch.empty(USERS).log_normal_(6.1, 0.7, generator=g).clamp(max=10_000).long()
-    lengths[::16] = 0
-    popularity = 1.0 / torch.arange(1, ITEMS + 1)
-    ids = torch.multinomial(popularity, int(lengths.sum()), replacement=True, generator=g)
-    return ids, lengths_to_offsets(lengths)
+BATCHES = 3
 
 
-def eager(ids: Tensor, offsets: Tensor, table: Tensor, tiers: int) -> Tensor:
-    """What a good practitioner writes: one scatter over all events and codes."""
-    users, codes = offsets_to_segments(offsets, len(ids)), table.shape[1]
-    index = (users[:, None] * codes + torch.arange(codes)) * tiers + table[ids]
-    counts = torch.bincount(index.view(-1), minlength=(len(offsets) - 1) * codes * tiers)
-    length = offsets.diff().clamp_min(1)[:, None, None]
-    return counts.view(-1, codes, tiers) / length
+@dataclass(frozen=True)
+class Setup:
+    """One row of the table."""
+
+    histories: str = "paper"
+    users: int = 256
+    codes: int = 128
+    tiers: int = 4
+    items: int = 13_000
+    compiled: bool = False
+
+    def columns(self) -> Row:
+        return {
+            "histories": self.histories, "B": self.users, "K": self.codes, "N": self.tiers,
+            "items": self.items,
+        }  # fmt: skip
 
 
-def run(quick: bool) -> list[dict[str, str]]:
+QUICK = [Setup(tiers=4), Setup(tiers=20), Setup("long tail", tiers=20)]
+FULL = [
+    *(Setup(tiers=n, codes=k, compiled=k == 128) for k in (64, 128) for n in (4, 20)),
+    *(Setup("long tail", tiers=n) for n in (4, 20)),
+    *(Setup(tiers=n, codes=k, items=1_000_000) for k in (64, 128) for n in (4, 20)),
+]
+
+
+def floor_bytes(events: int, users: int, codes: int, tiers: int) -> int:
+    """What cannot be avoided: a row and an id an event, and the result."""
+    return events * (codes + 4) + 4 * users * codes * tiers
+
+
+def index_select_of(table: Tensor) -> Run:
+    """Of the same rows, into memory that is there already: copying alone, at its best."""
+    rows = table.new_empty(0, table.shape[1])
+    return lambda batch: torch.index_select(table, 0, batch.ids, out=rows)
+
+
+def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
+    table = make_table(setup.items, setup.codes, setup.tiers)
+    batches = [
+        make_batch(setup.histories, setup.users, setup.items, seed) for seed in range(num_batches)
+    ]
+
+    def run(batch: Batch, backend: str) -> Tensor:
+        return sid_tier(batch.ids, batch.offsets, table, setup.tiers, backend=backend)
+
+    plain = table_forms(table, setup.tiers, max(batch.waste for batch in batches))
+    bag = one_hot_form(table, setup.tiers)
+    return Contest(
+        batches,
+        reference=lambda batch: run(batch, "reference"),
+        ours=lambda batch: run(batch, "cpp"),
+        plain=plain,
+        compiled=compiled_forms(plain) if setup.compiled else {},
+        others={"embedding_bag": bag} if bag else {},
+        yardsticks={"index_select": index_select_of(table)},
+    )
+
+
+def run(quick: bool, floors: Floors) -> list[Row]:
     """Rows of the table; RuntimeError if a side differs from the reference or cannot run."""
     rows = []
-    for codes, tiers in ((64, 4), (128, 4), (128, 20)):
-        g = torch.Generator().manual_seed(0)
-        table = torch.randint(0, tiers, (ITEMS, codes), generator=g).to(torch.uint8)
-        batches = [make_batch(seed) for seed in range(BATCHES)]
-        for ids, offsets in batches:
-            truth = sid_tier(ids, offsets, table, tiers, backend="reference")
-            for name, got in (
-                ("cpp", sid_tier(ids, offsets, table, tiers, backend="cpp")),
-                ("eager", eager(ids, offsets, table, tiers)),
-            ):
-                if not torch.equal(got, truth):
-                    raise RuntimeError(f"sid_tier: {name} differs from the reference")
-        sides = {
-            "cpp": lambda r, b=batches, t=table, n=tiers: sid_tier(*b[r % BATCHES], t, n),
-            "eager": lambda r, b=batches, t=table, n=tiers: eager(*b[r % BATCHES], t, n),
-            "floor": lambda r, b=batches, t=table: t.index_select(0, b[r % BATCHES][0]),
-        }
-        ms = interleaved(sides, repeats=6 if quick else 30)
-        rows.append(
-            {
-                "job": f"sid_tier B{USERS} K{codes} N{tiers}",
-                "events": str(len(batches[0][0])),
-                "cpp ms": f"{ms['cpp']:.2f}",
-                "eager ms": f"{ms['eager']:.1f}",
-                "index_select ms": f"{ms['floor']:.2f}",
-                "eager / cpp": f"{ms['eager'] / ms['cpp']:.0f}",
-                "cpp / index_select": f"{ms['cpp'] / ms['floor']:.1f}",
-            }
-        )
+    for setup in QUICK if quick else FULL:
+        contest = make_contest(setup, 2 if quick else BATCHES)
+        events = len(contest.batches[0].ids)
+        times = contest.run(seconds=1.0 if quick else 5.0, least=3 if quick else 7)
+        floor = floors.ms(num_bytes=floor_bytes(events, setup.users, setup.codes, setup.tiers))
+        measured: Row = {"floor ms": floor, "ours / floor": number(times["ours ms"]) / floor}
+        rows.append({**setup.columns(), "events": events, **times, **measured})
     return rows
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    sides = ("floor ms", "index_select ms", "ours ms", "embedding_bag ms", "compiled ms")
+    label = ("histories", "K", "N", "items", "threads")
+    plot_bars(rows, label, (*sides, "eager ms"), path)

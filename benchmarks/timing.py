@@ -1,50 +1,80 @@
-"""Interleaved timing on one machine, as a table and as CSV."""
+"""Times sides in turn, so that what disturbs the machine disturbs all of them."""
 
 from __future__ import annotations
 
-import csv
-import os
-import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 
+Side = Callable[[int], object]
+"""Does the work once; gets the number of the round, by which it picks its input."""
 
-def interleaved(sides: dict[str, Callable[[int], object]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of each side; round r calls every side with r, so noise hits all."""
+_EVICTED_BYTES = 96 << 20  # three times the last-level cache of the machines this was made on
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median and quartiles of one call, in milliseconds."""
+
+    ms: float
+    q1: float
+    q3: float
+
+    def columns(self, name: str) -> dict[str, float]:
+        return {f"{name} ms": self.ms, f"{name} ms q1": self.q1, f"{name} ms q3": self.q3}
+
+
+def _summary(seconds: list[float]) -> Timing:
+    q1, median, q3 = statistics.quantiles(seconds, n=4, method="inclusive")
+    return Timing(1e3 * median, 1e3 * q1, 1e3 * q3)
+
+
+def interleaved(
+    sides: Mapping[str, Side],
+    *,
+    seconds: float,
+    least: int = 5,
+    most: int = 60,
+    evict: bool = True,
+    rotate: bool = True,
+) -> dict[str, Timing]:
+    """Calls every side once a round.
+
+    Args:
+        sides: name -> side. One call of each is not timed.
+        seconds: no round begins after this time, once there were `least`.
+        least: rounds at least; 2 or more.
+        most: rounds at most.
+        evict: empty the caches before every call, so that no side finds its input there.
+        rotate: start each round with another side; otherwise keep their order.
+    """
+    rubbish = torch.zeros(_EVICTED_BYTES if evict else 0, dtype=torch.uint8)
+    names = list(sides)
     for run in sides.values():
         run(0)
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats):
+    times: dict[str, list[float]] = {name: [] for name in names}
+    begin = time.perf_counter()
+    for number in range(most):
+        if number >= least and time.perf_counter() - begin > seconds:
+            break
+        first = number % len(names) if rotate else 0
+        for name in names[first:] + names[:first]:
+            rubbish.add_(1)
+            start = time.perf_counter()
+            sides[name](number)
+            times[name].append(time.perf_counter() - start)
+    return {name: _summary(taken) for name, taken in times.items()}
+
+
+def fastest(sides: Mapping[str, Side], rounds: int = 2) -> str:
+    """Name of the side with the shortest call; to pick the opponent's best form."""
+    times = {name: float("inf") for name in sides}
+    for number in range(rounds):
         for name, run in sides.items():
             start = time.perf_counter()
-            run(repeat)
-            seconds[name].append(time.perf_counter() - start)
-    return {name: 1e3 * statistics.median(times) for name, times in seconds.items()}
-
-
-def machine() -> str:
-    return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), "
-        f"torch {torch.__version__}"
-    )
-
-
-def print_table(rows: Sequence[dict[str, str]]) -> None:
-    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-    print("  ".join(key.ljust(width) for key, width in widths.items()))
-    for row in rows:
-        print("  ".join(row[key].rjust(width) for key, width in widths.items()))
-
-
-def write_csv(rows: Sequence[dict[str, str]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".tmp")
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], "machine"])
-        writer.writeheader()
-        writer.writerows({**row, "machine": machine()} for row in rows)
-    partial.rename(path)
+            run(number)
+            times[name] = min(times[name], time.perf_counter() - start)
+    return min(times, key=times.__getitem__)

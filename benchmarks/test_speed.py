@@ -1,0 +1,63 @@
+"""`python -m pytest benchmarks --benchmark-only`: single sides of the jobs, for pytest-benchmark.
+
+For watching one kernel while working on it. The jobs of `python -m benchmarks` interleave the sides
+and have the floors; take ratios from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import sid_tier, sid_tier_embeddings, sid_tier_update
+from benchmarks.contest import Contest
+from benchmarks.histories import make_table
+
+Benchmark = Callable[[Callable[[], object]], object]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def time_side(benchmark: Benchmark, contest: Contest, side: str) -> None:
+    run = contest.ours if side == "ours" else contest.plain[side]
+    contest.check({} if side == "ours" else {side: run})
+    benchmark(partial(run, contest.batches[0]))
+
+
+@pytest.mark.parametrize("side", ["ours", "bincount", "scatter_add", "index_add"])
+@pytest.mark.parametrize("tiers", [4, 20])
+def test_sid_tier(benchmark: Benchmark, tiers: int, side: str) -> None:
+    setup = sid_tier.Setup(users=16, tiers=tiers)
+    time_side(benchmark, sid_tier.make_contest(setup, num_batches=1), side)
+
+
+@pytest.mark.parametrize("side", ["ours", "bincount", "scatter_add", "index_add"])
+@pytest.mark.parametrize("tiers", [4, 20])
+def test_sid_tier_from_embeddings(benchmark: Benchmark, tiers: int, side: str) -> None:
+    setup = sid_tier_embeddings.Setup(tiers, users=8)
+    time_side(benchmark, sid_tier_embeddings.make_contest(setup, compiled=False), side)
+
+
+@pytest.mark.parametrize(("side", "remove"), [("add", "remove"), ("eager", "eager remove")])
+def test_sid_tier_update(benchmark: Benchmark, side: str, remove: str) -> None:
+    """Adds 64 events and removes them, call after call."""
+    setup = sid_tier_update.Setup(users=32, tiers=20, events=64)
+    table = make_table(sid_tier_update.ITEMS, sid_tier_update.CODES, setup.tiers)
+    stream = sid_tier_update.make_stream(setup)
+    sides = sid_tier_update.sides_of(table)
+    sid_tier_update.check(stream, table, sides)
+
+    def there_and_back() -> None:
+        stream.apply(sides[side])
+        stream.apply(sides[remove])
+
+    benchmark(there_and_back)
