@@ -14,6 +14,7 @@ import torch
 from benchmarks import sid_tier, sid_tier_embeddings, sid_tier_growth, sid_tier_update
 from benchmarks.machine import Floors, describe, measure_floors
 from benchmarks.output import Row, format_table, write_csv
+from benchmarks.timing import CLOCKS, Clock
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, default=Path(".benchmarks"), help="folder of the CSVs and plots"
     )
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall",
+        help="cpu: time of one thread without what other processes take, for a busy machine; more "
+        "threads are timed by the wall clock",
+    )  # fmt: skip
     return parser
+
+
+def use_threads(count: int, clock: str) -> None:
+    torch.set_num_threads(count)
+    Clock.use(clock, count)
 
 
 def run_job(
@@ -65,7 +76,7 @@ def run_job(
     """Whether the job ran and every side was right; if not, no number of it is printed."""
     rows: list[Row] = []
     for count in threads:
-        torch.set_num_threads(count)
+        use_threads(count, options.clock)
         try:
             found = job.run(options.quick, floors[count])
         except RuntimeError as error:
@@ -73,7 +84,7 @@ def run_job(
             return False
         rates: Row = {"copy GB/s": floors[count].copy_bytes / 1e9}
         rates["GEMM GFLOP/s"] = floors[count].gemm_flops / 1e9
-        rows += [{"threads": count, **row, **rates} for row in found]
+        rows += [{"threads": count, "clock": Clock.name, **row, **rates} for row in found]
     print(f"\n{name}: {job.summary}\n{format_table(rows)}", flush=True)
     write_csv(rows, options.output / f"{name}.csv")
     job.plot(rows, options.output / f"{name}.png")
@@ -97,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("  ".join(f"{key} {value}" for key, value in describe().items()))
     floors = {}
     for count in threads:
-        torch.set_num_threads(count)
+        use_threads(count, options.clock)
         floors[count] = measure_floors()
         print(f"{count} thread(s): {floors[count]}", flush=True)
     if max(threads) > (os.cpu_count() or 1):

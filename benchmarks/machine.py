@@ -16,6 +16,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.timing import Clock
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 _STATUS, _CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -57,9 +59,9 @@ def _shortest(run: Callable[[], object], rounds: int) -> float:
     run()
     times = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start = Clock.now()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(Clock.now() - start)
     return min(times)
 
 

@@ -15,7 +15,7 @@ from benchmarks.histories import make_events, make_table
 from benchmarks.machine import Floors
 from benchmarks.output import Row, plot_bars
 from benchmarks.timing import Timing, interleaved
-from glass_kernels import lengths_to_offsets, sid_tier, sid_tier_update_
+from glass_kernels import lengths_to_offsets, library, sid_tier, sid_tier_update_
 
 ITEMS, CODES = 13_000, 128
 CALLS = {1: 2_000, 64: 400, 4096: 20}
@@ -84,6 +84,13 @@ def recount(stream: Stream, table: Tensor) -> Tensor:
     return counts.to(torch.int32)
 
 
+def need_library() -> None:
+    """RuntimeError where the public function would quietly time its reference."""
+    loaded, why = library.load("cpp")
+    if not loaded:
+        raise RuntimeError(f"sid_tier_update_: no C++ library: {why}")
+
+
 def sides_of(table: Tensor) -> dict[str, Update]:
     return {
         "add": lambda c, u, i: sid_tier_update_(c, u, i, table),
@@ -105,6 +112,7 @@ def check(stream: Stream, table: Tensor, sides: dict[str, Update]) -> None:
 
 def run(quick: bool, floors: Floors) -> list[Row]:
     """Rows of the table; RuntimeError if a side differs from a recount."""
+    need_library()
     rows = []
     for setup in QUICK if quick else FULL:
         table, stream = make_table(ITEMS, CODES, setup.tiers), make_stream(setup)

@@ -50,6 +50,7 @@ def test_sid_tier_from_embeddings(benchmark: Benchmark, tiers: int, side: str) -
 @pytest.mark.parametrize(("side", "remove"), [("add", "remove"), ("eager", "eager remove")])
 def test_sid_tier_update(benchmark: Benchmark, side: str, remove: str) -> None:
     """Adds 64 events and removes them, call after call."""
+    sid_tier_update.need_library()
     setup = sid_tier_update.Setup(users=32, tiers=20, events=64)
     table = make_table(sid_tier_update.ITEMS, sid_tier_update.CODES, setup.tiers)
     stream = sid_tier_update.make_stream(setup)
