@@ -13,8 +13,8 @@ Side = Callable[[int], object]
 """Does the work once; gets the number of the round, by which it picks its input."""
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
-"""`cpu` does not count the time that other processes have the core: for one thread on a machine that
-is busy. Long calls are interrupted more often than short ones, so wall time would flatter ours."""
+"""`cpu` does not count the time that other processes have the core: for one thread on a busy machine.
+Long calls are interrupted more often than short ones, so wall time would flatter ours there."""
 
 _EVICTED_BYTES = 96 << 20  # three times the last-level cache of the machines this was made on
 
@@ -70,11 +70,7 @@ def interleaved(
         evict: empty the caches before every call, so that no side finds its input there.
         rotate: start each round with another side; otherwise keep their order.
     """
-    rubbish = torch.zeros(CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
-"""`cpu` does not count the time that other processes have the core: for one thread on a machine that
-is busy. Long calls are interrupted more often than short ones, so wall time would flatter ours."""
-
-_EVICTED_BYTES if evict else 0, dtype=torch.uint8)
+    rubbish = torch.zeros(_EVICTED_BYTES if evict else 0, dtype=torch.uint8)
     names = list(sides)
     for run in sides.values():
         run(0)
