@@ -58,7 +58,7 @@ class Contest:
     """Part of the pairs that plain float32 may put into the next tier."""
 
     def best_forms(self) -> dict[str, str]:
-        """The fastest plain and the fastest compiled form, by "eager" and "compiled"."""
+        """The fastest plain and the fastest compiled form, under "eager" and "compiled"."""
         found = {}
         for kind, forms in (("eager", self.plain), ("compiled", self.compiled)):
             if forms:
@@ -82,13 +82,11 @@ class Contest:
 
         Raises DiffersError before anything is timed.
         """
-        forms = self.best_forms()
         with pages_kept():
-            forms_kept = self.best_forms()
-        self.check({**self.others, **self._sides(forms), **self._sides(forms_kept)})
+            forms = self.best_forms()
+            self.check({**self.others, **self._sides(forms)})
+            kept = self._times(forms, seconds, least)
         row = self._times(forms, seconds, least)
-        with pages_kept():
-            kept = self._times(forms_kept, seconds, least)
         names = [name for name in ("ours", "eager", "compiled") if f"{name} ms" in row]
         for name in names:
             row |= {f"{name} ms, pages kept{q}": kept[f"{name} ms{q}"] for q in ("", " q1", " q3")}
@@ -100,10 +98,11 @@ class Contest:
         return row
 
     def times(self, seconds: float, least: int = 5) -> Row:
-        """Columns of the times alone, with memory as it is by default; raises DiffersError."""
-        forms = self.best_forms()
-        self.check({**self.others, **self._sides(forms)})
-        return self._times(forms, seconds, least)
+        """Columns of the times alone, with pages kept; raises DiffersError."""
+        with pages_kept():
+            forms = self.best_forms()
+            self.check({**self.others, **self._sides(forms)})
+            return self._times(forms, seconds, least)
 
     def _sides(self, forms: Mapping[str, str]) -> dict[str, Run]:
         """Names that say which form it is."""

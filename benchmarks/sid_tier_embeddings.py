@@ -16,7 +16,7 @@ from benchmarks.machine import Floors, peak_extra_mib
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import sid_tier_from_embeddings
 
-BATCHES = 3
+BATCHES = 2
 SHARE = 2e-5
 """Part of the pairs that float32 similarities may put into the next tier; about 1e-6 are."""
 
@@ -74,7 +74,7 @@ def run(quick: bool, floors: Floors) -> list[Row]:
     for setup in QUICK if quick else FULL:
         contest = make_contest(setup)
         batch = contest.batches[0]
-        times = contest.run(seconds=1.0 if quick else 6.0, least=3 if quick else 7)
+        times = contest.run(seconds=1.0 if quick else 6.0, least=3 if quick else 5)
         floor = floor_of(floors, setup, len(batch.ids))
         memory: Row = {"ours extra MiB": peak_extra_mib(partial(contest.ours, batch))}
         for kind, forms in (("eager", contest.plain), ("compiled", contest.compiled)):

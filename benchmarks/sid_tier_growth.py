@@ -18,7 +18,7 @@ ITEMS, CODES, TIERS = 13_000, 128, 20
 USERS_BY_LENGTH, USERS_BY_CODES, LENGTH = 8, 64, 1_000
 LENGTHS = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
 NUM_CODES = (16, 32, 64, 128, 256, 512, 1_024)
-MOST_PAIRS = 60_000_000
+MOST_PAIRS = 12_000_000
 """(event, code) pairs up to which plain PyTorch takes part: it needs tens of bytes for each."""
 
 

@@ -13,7 +13,7 @@ Side = Callable[[int], object]
 """Does the work once; gets the number of the round, by which it picks its input."""
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
-"""`cpu` does not count the time that other processes have the core: for one thread on a busy machine.
+"""`cpu` leaves out the time in which others had the core: for one thread, on a busy machine.
 Long calls are interrupted more often than short ones, so wall time would flatter ours there."""
 
 _EVICTED_BYTES = 96 << 20  # three times the last-level cache of the machines this was made on
