@@ -61,13 +61,15 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
 def save_figure(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.tmp{path.suffix}")
-    figure.savefig(partial, dpi=100, bbox_inches="tight")
+    figure.savefig(partial, dpi=80, bbox_inches="tight")
     plt.close(figure)
     partial.rename(path)
 
 
-def plot_bars(rows: Sequence[Row], label: Sequence[str], values: Sequence[str], path: Path) -> None:
-    """One group of bars a row, named by its `label` columns; a bar for each of `values`."""
+def plot_bars(
+    rows: Sequence[Row], label: Sequence[str], values: Sequence[str], unit: str, path: Path
+) -> None:
+    """One group of bars a row, named by its `label` columns; a bar for each of its `values`."""
     figure, axes = plt.subplots(figsize=(8, 1 + 0.22 * len(rows) * len(values)))
     height = 0.8 / len(values)
     for i, value in enumerate(values):
@@ -79,6 +81,7 @@ def plot_bars(rows: Sequence[Row], label: Sequence[str], values: Sequence[str], 
     axes.set_yticks([n + 0.4 - height / 2 for n in range(len(rows))], names)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.set_xlabel(unit)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, path)

@@ -93,4 +93,4 @@ def run(quick: bool, floors: Floors) -> list[Row]:
 def plot(rows: list[Row], path: Path) -> None:
     sides = ("floor ms", "index_select ms", "ours ms", "embedding_bag ms", "compiled ms")
     label = ("histories", "K", "N", "items", "threads")
-    plot_bars(rows, label, (*sides, "eager ms"), path)
+    plot_bars(rows, label, (*sides, "eager ms, pages kept", "eager ms"), "ms", path)

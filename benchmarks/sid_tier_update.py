@@ -151,4 +151,4 @@ def _in_turn(stream: Stream, sides: dict[str, Update], seconds: float) -> dict[s
 
 def plot(rows: list[Row], path: Path) -> None:
     sides = ("add events/s", "remove events/s", "eager events/s", "eager remove events/s")
-    plot_bars(rows, ("users", "N", "events a call", "threads"), sides, path)
+    plot_bars(rows, ("users", "N", "events a call", "threads"), sides, "events a second", path)
