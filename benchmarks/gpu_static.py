@@ -146,7 +146,6 @@ def compile_for(build: Build, card: str) -> Row:
     target = GPUTarget("cuda", CARDS[card], 32)
     config = build.config
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    options |= {"maxnreg": config.maxnreg} if config.maxnreg else {}
     kernel = triton.compile(source, target=target, options=options)
     usage, code = _disassemble(kernel.asm["cubin"])
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
