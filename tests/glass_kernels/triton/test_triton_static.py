@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLE = (
     "sid_tier,N=4 BK=64 TILE=4096 warps=8 stages=3,sm_90a",
     "sid_tier,N=255 BK=16 TILE=2048 warps=4 stages=3,sm_80",
-    "fp32 N=20 BE=64 BK=32 BD=32 warps=8 stages=1,sm_80",
-    "bf16 N=20 BE=64 BK=32 BD=32 warps=8 stages=1,sm_90a",
-    "fp16 N=255 BE=64 BK=16 BD=32 warps=8 stages=1,sm_100a",
+    ",fp32 N=20 BE=64 BK=32 BD=32 warps=8 stages=1,sm_80",
+    ",bf16 N=20 BE=64 BK=32 BD=32 warps=8 stages=1,sm_90a",
+    ",fp16 N=255 BE=64 BK=16 BD=32 warps=8 stages=1,sm_100a",
     "sid_tier merge,,sm_90a",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
