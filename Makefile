@@ -18,11 +18,12 @@ INPUTS := pyproject.toml constraints.txt setup.py $(sort $(wildcard csrc/*.* csr
 READY := $(VENV)/.ready-$(shell cat $(INPUTS) Makefile | sha256sum | cut -c1-16)
 MOVIELENS := $(VENV)/.movielens
 
-.PHONY: help run test lint format bench info data-movielens setup clean
+.PHONY: help run test check lint format bench info data-movielens setup clean
 
 help:
 	@echo "make run    prepare, train, evaluate and report $(CONFIG) (CONFIG=... for another)"
-	@echo "make test   all tests"
+	@echo "make test   all tests but the next"
+	@echo "make check  sanitizers, and GPU kernels compiled or run without a GPU"
 	@echo "make lint   ruff, mypy and clang-format"
 	@echo "make bench  verify, then time the operations"
 	@echo "make info   what is built, what is available, and why not"
@@ -56,7 +57,10 @@ run: $(READY)
 	@$(BIN)/glass run $(CONFIG)
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not static"
+
+check: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m static
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

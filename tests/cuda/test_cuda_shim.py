@@ -12,6 +12,7 @@ import shimmed
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.static,
     pytest.mark.skipif(shutil.which("g++") is None, reason="no g++"),
 ]
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from glass_kernels import sid_tier
 from glass_kernels.sid_tier.reference import sid_tier_reference
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.static]
 
 SOURCE = shimmed.CUDA / "sid_tier.cu"
 BARRIER = "__syncthreads();"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import shimmed
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.static]
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gpu_static.md"
 ARCHS = ("80", "90a", "100")

@@ -25,7 +25,7 @@ SANITIZE = [
 ]
 RUNTIMES = ("libasan.so", "libubsan.so")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.static]
 
 
 def runtime_libraries(compiler: str) -> list[str]:

@@ -42,6 +42,7 @@ def table() -> dict[str, dict[str, str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.static
 def test_table_has_every_setting_and_no_spill(table) -> None:
     assert list(table) == gpu_static("--list").splitlines()
     for row in table.values():
@@ -49,6 +50,7 @@ def test_table_has_every_setting_and_no_spill(table) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.static
 def test_compiled_again(table) -> None:
     again = rows(gpu_static(*(word for name in SAMPLE for word in ("--only", name))))
     assert len(again) == len(SAMPLE)
