@@ -69,9 +69,9 @@ def _slot(slot, offsets, num_users, total, chunk, num_cuts):
 def _add(counts, tiers, counted, BK: tl.constexpr, NT: tl.constexpr, BE: tl.constexpr):
     """Adds a tile [BE, BK] of tiers to counts [BK * NT], where `counted`.
 
-    A histogram of (code, tier) pairs: counters of the block in shared memory. Its cost does not
-    depend on NT; comparing the tile with every tier and summing took three times the instructions
-    at 4 tiers.
+    A histogram of (code, tier) pairs: counters of the block in shared memory. Its cost hardly
+    depends on NT; comparing the tile with every tier and summing took nearly three times the
+    instructions at 4 tiers.
     """
     index = tl.arange(0, BK)[None, :] * NT + tiers
     flat = tl.reshape(index, [BE * BK])
