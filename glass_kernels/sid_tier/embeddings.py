@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from glass_kernels import library
+from glass_kernels.sid_tier.fakes import histogram_of_vectors, no_gradient
 
-# a library built before these operators leaves them to the reference
-AVAILABLE = library.load("cpp")[0] and hasattr(torch.ops.glass, "sid_tier_from_embeddings")
-
-
-def _fake_histogram(
-    item_ids: Tensor,
-    offsets: Tensor,
-    item_embeddings: Tensor,
-    prototypes: Tensor,
-    edges: Tensor,
-    normalize: bool,
-) -> Tensor:
-    shape = (offsets.shape[0] - 1, prototypes.shape[0], edges.shape[0] - 1)
-    return item_embeddings.new_empty(shape, dtype=torch.float32)
+AVAILABLE = library.load("cpp")[0]
 
 
 def _fake_table(item_embeddings: Tensor, prototypes: Tensor, edges: Tensor) -> Tensor:
@@ -30,14 +16,10 @@ def _fake_table(item_embeddings: Tensor, prototypes: Tensor, edges: Tensor) -> T
     return item_embeddings.new_empty(shape, dtype=torch.uint8)
 
 
-def _no_gradient(ctx: Any, grad: Tensor) -> None:
-    raise RuntimeError("glass::sid_tier_from_embeddings is piecewise constant and has no gradient")
-
-
 if AVAILABLE:
-    torch.library.register_fake("glass::sid_tier_from_embeddings")(_fake_histogram)
+    torch.library.register_fake("glass::sid_tier_from_embeddings")(histogram_of_vectors)
     torch.library.register_fake("glass::tier_table")(_fake_table)
-    torch.library.register_autograd("glass::sid_tier_from_embeddings", _no_gradient)
+    torch.library.register_autograd("glass::sid_tier_from_embeddings", no_gradient)
 
 
 def sid_tier_from_embeddings_cpp(

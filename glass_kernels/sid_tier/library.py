@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from glass_kernels import library
+from glass_kernels.sid_tier.fakes import histogram_of_table, no_gradient
 
 AVAILABLE = library.load("cpp")[0]
-
-
-def _fake(
-    item_ids: Tensor, offsets: Tensor, table: Tensor, num_tiers: int, normalize: bool
-) -> Tensor:
-    shape = (offsets.shape[0] - 1, table.shape[1], num_tiers)
-    return table.new_empty(shape, dtype=torch.float32)
-
-
-def _no_gradient(ctx: Any, grad: Tensor) -> None:
-    raise RuntimeError("glass::sid_tier is piecewise constant and has no gradient")
 
 
 def _update_fake(
@@ -30,9 +18,9 @@ def _update_fake(
 
 
 if AVAILABLE:
-    torch.library.register_fake("glass::sid_tier")(_fake)
+    torch.library.register_fake("glass::sid_tier")(histogram_of_table)
     torch.library.register_fake("glass::sid_tier_update_")(_update_fake)
-    torch.library.register_autograd("glass::sid_tier", _no_gradient)
+    torch.library.register_autograd("glass::sid_tier", no_gradient)
 
 
 def sid_tier_cpp(

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+MAX_BINS = 4096
 CHUNKS = (4096, 2048, 1024)
 ENOUGH_PROGRAMS = 1024  # several for every multiprocessor of the largest cards
 MERGE_ROWS, MERGE_BLOCK = 16, 128
@@ -128,6 +129,15 @@ def _merge_kernel(
         if NORMALIZE:
             value = value / (stop - start).to(tl.float64)
         tl.store(place, value.to(tl.float32), mask=inside)
+
+
+def fitting(configs: list[triton.Config], K: int, NT: int) -> list[triton.Config]:
+    """Settings whose counters fit and whose codes are not mostly padding; a BK of 16 always is."""
+    return [
+        config
+        for config in configs
+        if config.kwargs["BK"] * NT <= MAX_BINS and config.kwargs["BK"] < 2 * max(K, 16)
+    ]
 
 
 def chunk_of(total: int, num_users: int, blocks: int) -> int:

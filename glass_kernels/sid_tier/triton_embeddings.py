@@ -27,12 +27,12 @@ from glass_kernels.sid_tier.triton_common import (
     _slot,
     _write,
     chunk_of,
+    fitting,
     interpreted_timer,
     merge,
     on_device,
 )
 
-MAX_BINS = 4096
 LARGE, SMALL = tl.constexpr(2.0**40), tl.constexpr(2.0**-40)
 UP, DOWN = tl.constexpr(2.0**90), tl.constexpr(2.0**-90)
 CONFIGS = [
@@ -49,9 +49,8 @@ def cosine_error(dim: int) -> float:
 
 
 def configs_for(K: int, NT: int) -> list[triton.Config]:
-    """Settings whose counters fit and whose codes are not mostly padding."""
-    fitting = [c for c in CONFIGS if c.kwargs["BK"] * NT <= MAX_BINS]
-    return [c for c in fitting if c.kwargs["BK"] < 2 * max(K, 16)]
+    """Settings for K codes and NT tiers."""
+    return fitting(CONFIGS, K, NT)
 
 
 def _prune(configs: list[triton.Config], arguments: dict[str, Any], **more: Any) -> Any:

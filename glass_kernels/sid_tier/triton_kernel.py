@@ -19,12 +19,12 @@ from glass_kernels.sid_tier.triton_common import (
     _slot,
     _write,
     chunk_of,
+    fitting,
     interpreted_timer,
     merge,
     on_device,
 )
 
-MAX_BINS = 4096
 CONFIGS = [
     triton.Config({"BK": 32, "TILE": 4096}, num_warps=4),
     triton.Config({"BK": 16, "TILE": 2048}, num_warps=4),
@@ -33,10 +33,8 @@ CONFIGS = [
 
 
 def configs_for(K: int, NT: int) -> list[triton.Config]:
-    """Settings whose counters fit and whose codes are not mostly padding."""
-    fitting = [c for c in CONFIGS if c.kwargs["BK"] * NT <= MAX_BINS]
-    narrow = [c for c in fitting if c.kwargs["BK"] < 2 * max(K, 16)]
-    return narrow or fitting or CONFIGS[1:2]
+    """Settings for K codes and NT tiers."""
+    return fitting(CONFIGS, K, NT)
 
 
 def _prune(configs: list[triton.Config], arguments: dict[str, Any], **more: Any) -> Any:

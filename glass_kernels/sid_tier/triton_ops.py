@@ -7,12 +7,16 @@ machine without it imports this as any other.
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from glass_kernels.backend import triton_interpreted
+from glass_kernels.sid_tier.fakes import (
+    histogram_of_table,
+    histogram_of_vectors,
+    no_gradient,
+)
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
 
@@ -55,33 +59,10 @@ def _from_embeddings(
     )
 
 
-@_sid_tier.register_fake
-def _sid_tier_fake(
-    item_ids: Tensor, offsets: Tensor, table: Tensor, num_tiers: int, normalize: bool
-) -> Tensor:
-    shape = (offsets.shape[0] - 1, table.shape[1], num_tiers)
-    return table.new_empty(shape, dtype=torch.float32)
-
-
-@_from_embeddings.register_fake
-def _from_embeddings_fake(
-    item_ids: Tensor,
-    offsets: Tensor,
-    item_embeddings: Tensor,
-    prototypes: Tensor,
-    edges: Tensor,
-    normalize: bool,
-) -> Tensor:
-    shape = (offsets.shape[0] - 1, prototypes.shape[0], edges.shape[0] - 1)
-    return item_embeddings.new_empty(shape, dtype=torch.float32)
-
-
-def _no_gradient(ctx: Any, grad: Tensor) -> None:
-    raise RuntimeError("SID-Tier is piecewise constant and has no gradient")
-
-
-_sid_tier.register_autograd(_no_gradient)
-_from_embeddings.register_autograd(_no_gradient)
+_sid_tier.register_fake(histogram_of_table)
+_from_embeddings.register_fake(histogram_of_vectors)
+_sid_tier.register_autograd(no_gradient)
+_from_embeddings.register_autograd(no_gradient)
 
 
 @torch.no_grad()
