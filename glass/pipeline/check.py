@@ -44,6 +44,14 @@ def _check_model(model: ModelConfig) -> None:
     _require(1 <= model.num_tiers <= 255, "model.num_tiers", model.num_tiers, "in [1, 255]")
     limit = model.tier_table_limit
     _require(limit >= 0, "model.tier_table_limit", limit, "at least 0")
+    width = model.num_heads * model.head_dim
+    _require(
+        model.initialization != "copy" or width >= model.d_model,
+        "model.head_dim",
+        model.head_dim,
+        "such that model.num_heads * model.head_dim is at least model.d_model, with "
+        "model.initialization=copy",
+    )
     _require(
         model.tier_edges != "paper" or model.num_tiers == 4,
         "model.num_tiers",

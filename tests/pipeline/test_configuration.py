@@ -210,3 +210,10 @@ def test_describe_type() -> None:
 
 def test_suggestion_is_silent_when_nothing_is_near() -> None:
     assert suggestion("qqqqq", [*field_types()]) == ""
+
+
+def test_copying_start_with_narrow_heads_is_refused_before_any_work() -> None:
+    config = load(None, "--model.initialization=copy", "--model.head_dim=8")  # 6 heads, d_model 96
+    with pytest.raises(ValueError, match=r"model\.head_dim is 8; .* at least model\.d_model"):
+        check_config(config)
+    check_config(load(None, "--model.initialization=copy", "--model.head_dim=16"))
