@@ -103,14 +103,14 @@ class Collator:
         offsets = np.concatenate(([0], np.cumsum(long_end - start)))
         newest = np.repeat(end - 1, long_end - start)
         visits = self.groups[newest] + 1 - self.groups[events]
-        days = (self.times[newest] - self.times[events]) / SECONDS_A_DAY
+        seconds = (self.times[newest] - self.times[events]) * self.has_clock
         return Batch(
             rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
             short_items=self._short(end, short),
             long_items=torch.from_numpy(long_items.astype(np.int64)),
             long_offsets=torch.from_numpy(offsets.astype(np.int64)),
             long_visits=torch.from_numpy(visits.astype(np.int64)),
-            long_days=torch.from_numpy((days if self.has_clock else 0 * days).astype(np.float32)),
+            long_days=torch.from_numpy((seconds / SECONDS_A_DAY).astype(np.float32)),
             targets=self._targets(end, self.samples.target_end[rows], max_targets, rng),
             padded=bool((short < short.max(initial=0)).any()),
         )

@@ -162,11 +162,12 @@ class Glass(
         model = cls(config, tuple(sid_table.codebook_sizes), len(codes), vectors.shape[1])
         model.codes.copy_(codes)
         prototypes = sid_prototypes(vectors, codes[:, 0], model.codebook_sizes[0])
+        if config.tier_standardize or config.copy_head:
+            batch = _training_batch(config, dataset)
         if model.tier is not None:
             edges = fitted_edges(config, vectors, prototypes, dataset)
             model.tier.rebuild(vectors, prototypes, edges)
             if config.tier_standardize:
-                batch = _training_batch(config, dataset)
                 if len(batch) < 2:
                     raise ValueError(
                         "model.tier_standardize needs at least 2 training samples with a history, "
@@ -177,8 +178,7 @@ class Glass(
                 model.tier.standardize(batch.long_items, batch.long_offsets)
         if model.copy_head is not None:
             users, items = (torch.from_numpy(p.astype(np.int64)) for p in dataset.train_events())
-            histories = SearchedHistory.of(_training_batch(config, dataset))
-            model.copy_head.fit(codes, users, items, histories)
+            model.copy_head.fit(codes, users, items, SearchedHistory.of(batch))
         if model.hard_search is not None:
             occupied = torch.bincount(codes[:, 0], minlength=model.codebook_sizes[0]) > 0
             model.hard_search.set_prototypes(prototypes, occupied)
