@@ -9,12 +9,8 @@ Every op takes `backend=None` (the best available) or a name of `glass_kernels.B
 from glass_kernels.backend import BACKENDS, use_backend
 from glass_kernels.codebook_assign import codebook_assign
 from glass_kernels.gated_fusion import gated_fusion
-from glass_kernels.hard_search import (
-    HistoryIndex,
-    bucket_history,
-    hard_search,
-    hard_search_attention,
-)
+from glass_kernels.hard_search import HistoryIndex, bucket_history, hard_search
+from glass_kernels.hard_search_attention import hard_search_attention
 from glass_kernels.jagged import lengths_to_offsets, offsets_to_segments, pad_to_jagged
 from glass_kernels.residual_quantize import residual_quantize
 from glass_kernels.sid_tier import (

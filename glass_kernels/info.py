@@ -21,7 +21,7 @@ _OPS = {
     "sid_tier_from_embeddings": ("sid_tier", "_FROM_EMBEDDINGS"),
     "bucket_history": ("hard_search", "_BUCKET"),
     "hard_search": ("hard_search", "_SEARCH"),
-    "hard_search_attention": ("hard_search", "_ATTENTION"),
+    "hard_search_attention": ("hard_search_attention", "_ATTENTION"),
     "gated_fusion": ("gated_fusion", "_FUSION"),
     "codebook_assign": ("codebook_assign", "_ASSIGN"),
     "trie_beam_step": ("trie", "_TRIE_BEAM_STEP"),

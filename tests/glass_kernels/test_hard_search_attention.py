@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from glass_kernels.hard_search import hard_search_attention
-from glass_kernels.hard_search.bag import hard_search_attention_bag, token_counts
+from glass_kernels.hard_search_attention import hard_search_attention
+from glass_kernels.hard_search_attention.bag import hard_search_attention_bag, token_counts
 
 BACKENDS = ["reference", "eager"]
 HALVES = [torch.bfloat16, torch.float16]
@@ -140,7 +140,7 @@ def test_token_counts() -> None:
 
 def test_default_without_a_compiled_backend_is_the_bag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLASS_BACKEND", raising=False)
-    folder = importlib.import_module("glass_kernels.hard_search")
+    folder = importlib.import_module("glass_kernels.hard_search_attention")
     implementations = folder._ATTENTION
     ran = []
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from glass_kernels.hard_search.reference import accumulation_dtype
+from glass_kernels.hard_search_attention.reference import accumulation_dtype
 
 
 def token_counts(tokens: Tensor, positions: Tensor, lengths: Tensor, num_tokens: int) -> Tensor:
