@@ -12,4 +12,22 @@ STABLE_TORCH_LIBRARY(glass, m) {
   m.def(
       "sid_tier_update_(Tensor(a!) counts, Tensor users, Tensor item_ids, Tensor table,"
       " bool remove) -> ()");
+  m.def("bucket_history(Tensor sid1, Tensor offsets, int num_codes) -> (Tensor, Tensor)");
+  m.def(
+      "hard_search(Tensor order, Tensor bucket_offsets, Tensor query_sid1, Tensor? neighbours,"
+      " int max_items, int min_items) -> (Tensor, Tensor)");
+  m.def(
+      "hard_search_attention(Tensor query, Tensor key_table, Tensor value_table, Tensor tokens,"
+      " Tensor positions, Tensor lengths, float scale) -> (Tensor, Tensor)");
+  m.def(
+      "hard_search_attention_backward(Tensor grad, Tensor query, Tensor key_table,"
+      " Tensor value_table, Tensor tokens, Tensor positions, Tensor lengths, Tensor out,"
+      " Tensor log_sum, float scale) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "gated_fusion(Tensor short, Tensor retrieved, Tensor weight, Tensor bias,"
+      " Tensor? has_retrieval, Tensor? gate_input) -> (Tensor, Tensor)");
+  m.def(
+      "gated_fusion_backward(Tensor grad_out, Tensor? grad_gate, Tensor short, Tensor retrieved,"
+      " Tensor weight, Tensor gate, Tensor? has_retrieval, Tensor? gate_input)"
+      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

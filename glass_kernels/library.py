@@ -10,7 +10,18 @@ import torch
 FOLDER = Path(__file__).parent
 BUILD_NOTE = FOLDER / "_build.txt"
 """What setup.py did about each library: one `name: outcome` a line."""
-OPERATORS = ("sid_tier", "sid_tier_from_embeddings", "sid_tier_update_", "tier_table")
+OPERATORS = (
+    "sid_tier",
+    "sid_tier_from_embeddings",
+    "sid_tier_update_",
+    "tier_table",
+    "bucket_history",
+    "hard_search",
+    "hard_search_attention",
+    "hard_search_attention_backward",
+    "gated_fusion",
+    "gated_fusion_backward",
+)
 """Schemas of csrc/registration.cpp; a library without one of them was built from older sources."""
 
 
