@@ -1,0 +1,20 @@
+"""Which Triton kernels `benchmarks.gpu_static` compiles: one file an op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmarks.gpu_builds import sid_tier
+from benchmarks.gpu_builds.build import Build
+
+OPS = (sid_tier,)
+"""In the order of docs/gpu_static.csv; each has `builds()`."""
+
+
+def builds() -> Iterator[Build]:
+    """Every kernel with the settings that its op can pick."""
+    for op in OPS:
+        yield from op.builds()
+
+
+__all__ = ["Build", "builds"]
