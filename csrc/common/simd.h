@@ -14,6 +14,8 @@
 #define GLASS_X86 1
 #define GLASS_TARGET_AVX2 __attribute__((target("avx2")))
 #define GLASS_TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
+#define GLASS_TARGET_FMA __attribute__((target("avx2,fma")))
+#define GLASS_TARGET_FMA512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma")))
 #endif
 
 namespace glass {

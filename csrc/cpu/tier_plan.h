@@ -8,43 +8,9 @@
 #include <cstring>
 #include <vector>
 
-#include "../common/simd.h"
+#include "../common/floats.h"
 
 namespace glass {
-
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
-
-GLASS_INLINE float bits_to_float(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-GLASS_INLINE float to_float(float value) { return value; }
-GLASS_INLINE float to_float(double value) { return static_cast<float>(value); }
-GLASS_INLINE float to_float(BFloat16 value) {
-  return bits_to_float(static_cast<uint32_t>(value.bits) << 16);
-}
-GLASS_INLINE float to_float(Half value) {  // without branches, so that loops become vectors
-  const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000) << 16;
-  const uint32_t exponent = value.bits & 0x7c00, mantissa = value.bits & 0x03ff;
-  const uint32_t moved = (exponent | mantissa) << 13;
-  const float normal = bits_to_float(sign | (moved + (112u << 23)));
-  const float special = bits_to_float(sign | 0x7f800000 | (mantissa << 13));
-  const float tiny = static_cast<float>(static_cast<int32_t>(mantissa)) * bits_to_float(0x33800000);
-  const float signed_tiny = sign ? -tiny : tiny;
-  return exponent == 0 ? signed_tiny : exponent == 0x7c00 ? special : normal;
-}
-template <typename T>
-GLASS_INLINE double to_double(T value) {
-  return to_float(value);
-}
-GLASS_INLINE double to_double(double value) { return value; }
 
 // Row scaled to length 1, in the reference's steps; zero and non-finite rows become zeros (false).
 template <typename T>

@@ -9,11 +9,6 @@
 
 #include "tier_plan.h"
 
-#ifdef GLASS_X86
-#define GLASS_TARGET_FMA __attribute__((target("avx2,fma")))
-#define GLASS_TARGET_FMA512 __attribute__((target("avx512f,avx512bw,avx512vl,avx2,fma")))
-#endif
-
 namespace glass {
 
 // A tile: kRows items times kVectors registers of kWidth codes.
