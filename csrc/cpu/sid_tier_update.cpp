@@ -1,5 +1,5 @@
 // Keeps counts of SID-Tier current: counts[user, k, table[item, k]] += 1 for every code k of an
-// event. A thread owns the users of one residue, so no two write to the same counts.
+// event. A thread owns a range of codes, so no two write to the same counts.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -28,6 +28,24 @@ struct Events {
 
 constexpr int64_t kAhead = 4;              // events by which a row of the table is fetched early
 constexpr int64_t kThreadCells = 1 << 16;  // changes that are worth a thread
+constexpr int64_t kThreadCodes = 16;       // codes that are worth a thread
+
+struct Codes {
+  int64_t begin, end;
+};
+
+// Calls work(codes) for ranges of all codes, in parallel if so many events are worth it.
+template <typename Work>
+void share_codes(int64_t num_codes, int64_t events, const Work& work) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t worth = std::min(events * num_codes / kThreadCells, num_codes / kThreadCodes);
+  const int64_t parts = std::clamp<int64_t>(worth, 1, threads);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      work(Codes{num_codes * part / parts, num_codes * (part + 1) / parts});
+    }
+  });
+}
 
 // Every index of the events is in range; nothing is changed before this is known.
 template <typename Id>
@@ -38,32 +56,36 @@ void check_events(const Counts& counts, const Events<Id>& events) {
                     "), held ", user);
     STD_TORCH_CHECK(item >= 0 && item < counts.num_items, "item_ids must be in [0, ",
                     counts.num_items, "), held ", item);
-    const uint8_t* row = counts.table + item * counts.num_codes;
-    uint8_t largest = 0;
-    for (int64_t code = 0; code < counts.num_codes; ++code) {
-      largest = std::max(largest, row[code]);
-    }
-    STD_TORCH_CHECK(counts.num_codes == 0 || largest < counts.num_tiers, "table must be in [0, ",
-                    counts.num_tiers, "), held ", static_cast<int64_t>(largest));
   }
 }
 
-// Adds `step` (modulo 2^32) to the counts of the users with user % parts == part. Whether a count
-// has the sign bit afterwards.
+// The largest tier of the events' items, of these codes.
 template <typename Id>
-bool add(const Counts& counts, const Events<Id>& events, uint32_t step, int64_t parts,
-         int64_t part) {
+uint8_t largest_tier(const Counts& counts, const Events<Id>& events, Codes codes) {
+  uint8_t largest = 0;
+  for (int64_t event = 0; event < events.count; ++event) {
+    const uint8_t* row = counts.table + events.items[event] * counts.num_codes;
+    for (int64_t code = codes.begin; code < codes.end; ++code) {
+      largest = std::max(largest, row[code]);
+    }
+  }
+  return largest;
+}
+
+// Adds `step` (modulo 2^32) to the counts of these codes. Whether a count has the sign bit
+// afterwards.
+template <typename Id>
+bool add(const Counts& counts, const Events<Id>& events, uint32_t step, Codes codes) {
   const int64_t num_codes = counts.num_codes, num_tiers = counts.num_tiers;
   uint32_t seen = 0;
   for (int64_t event = 0; event < events.count; ++event) {
     if (event + kAhead < events.count) {
-      prefetch(counts.table + events.items[event + kAhead] * num_codes, num_codes);
+      const uint8_t* next = counts.table + events.items[event + kAhead] * num_codes;
+      prefetch(next + codes.begin, codes.end - codes.begin);
     }
-    const int64_t user = events.users[event];
-    if (parts > 1 && user % parts != part) continue;
     const uint8_t* row = counts.table + events.items[event] * num_codes;
-    uint32_t* cell = counts.cells + user * num_codes * num_tiers;
-    for (int64_t code = 0; code < num_codes; ++code, cell += num_tiers) {
+    uint32_t* cell = counts.cells + (events.users[event] * num_codes + codes.begin) * num_tiers;
+    for (int64_t code = codes.begin; code < codes.end; ++code, cell += num_tiers) {
       seen |= cell[row[code]] += step;
     }
   }
@@ -72,14 +94,9 @@ bool add(const Counts& counts, const Events<Id>& events, uint32_t step, int64_t 
 
 template <typename Id>
 bool add_in_parallel(const Counts& counts, const Events<Id>& events, uint32_t step) {
-  const int64_t worth = events.count * counts.num_codes / kThreadCells;
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t parts = std::clamp<int64_t>(worth, 1, threads);
   std::atomic<bool> negative{false};
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      if (add(counts, events, step, parts, part)) negative = true;
-    }
+  share_codes(counts.num_codes, events.count, [&](Codes codes) {
+    if (add(counts, events, step, codes)) negative = true;
   });
   return negative;
 }
@@ -88,6 +105,12 @@ template <typename Id>
 void update(const Counts& counts, const Events<Id>& events, bool remove) {
   constexpr uint32_t kPlus = 1, kMinus = ~uint32_t{0};
   check_events(counts, events);
+  std::atomic<int64_t> wrong{-1};
+  share_codes(counts.num_codes, events.count, [&](Codes codes) {
+    const int64_t largest = largest_tier(counts, events, codes);
+    if (codes.begin < codes.end && largest >= counts.num_tiers) wrong = largest;
+  });
+  STD_TORCH_CHECK(wrong < 0, "table must be in [0, ", counts.num_tiers, "), held ", wrong.load());
   const bool negative = add_in_parallel(counts, events, remove ? kMinus : kPlus);
   if (!remove || !negative) return;
   add_in_parallel(counts, events, kPlus);
