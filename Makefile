@@ -67,13 +67,13 @@ lint: $(READY)
 	@$(BIN)/ruff format --check --quiet . || \
 		{ echo "Not formatted (make format):"; $(BIN)/ruff format --check . ; exit 1; }
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+	@$(BIN)/clang-format --dry-run --Werror $$(find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 	@echo "lint: clean"
 
 format: $(READY)
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format --quiet .
-	@$(BIN)/clang-format -i $$(find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h')
+	@$(BIN)/clang-format -i $$(find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks
