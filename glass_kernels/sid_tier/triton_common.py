@@ -11,9 +11,6 @@ integer partial counts of its cuts: whatever the order, the sum is the same.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
-import contextlib
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -148,13 +145,6 @@ def chunk_of(total: int, num_users: int, blocks: int) -> int:
     return CHUNKS[-1]
 
 
-def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Launches go to the tensor's own device, whichever is current."""
-    if tensor.device.type == "cuda":
-        return torch.cuda.device(tensor.device)
-    return contextlib.nullcontext()
-
-
 def merge(
     offsets: Tensor, partial: Tensor, out: Tensor, total: int, chunk: int, normalize: bool
 ) -> None:
@@ -167,10 +157,3 @@ def merge(
         offsets, partial, out, out.shape[0], total, chunk, num_cuts, size,
         NORMALIZE=normalize, ROWS=MERGE_ROWS, BLOCK=MERGE_BLOCK,
     )  # fmt: skip
-
-
-def interpreted_timer() -> dict[str, object]:
-    """Arguments of `triton.autotune` with which it takes the first setting and asks no driver."""
-    if not triton.knobs.runtime.interpret:
-        return {}
-    return {"do_bench": lambda fn, quantiles=None, **_: [0.0, 0.0, 0.0]}

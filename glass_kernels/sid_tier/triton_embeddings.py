@@ -28,10 +28,9 @@ from glass_kernels.sid_tier.triton_common import (
     _write,
     chunk_of,
     fitting,
-    interpreted_timer,
     merge,
-    on_device,
 )
+from glass_kernels.triton_launch import interpreted_timer, on_device
 
 LARGE, SMALL = tl.constexpr(2.0**40), tl.constexpr(2.0**-40)
 UP, DOWN = tl.constexpr(2.0**90), tl.constexpr(2.0**-90)

@@ -20,10 +20,9 @@ from glass_kernels.sid_tier.triton_common import (
     _write,
     chunk_of,
     fitting,
-    interpreted_timer,
     merge,
-    on_device,
 )
+from glass_kernels.triton_launch import interpreted_timer, on_device
 
 CONFIGS = [
     triton.Config({"BK": 32, "TILE": 4096}, num_warps=4),

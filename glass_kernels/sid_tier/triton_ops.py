@@ -11,29 +11,21 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from glass_kernels.backend import triton_interpreted
 from glass_kernels.sid_tier.fakes import (
     histogram_of_table,
     histogram_of_vectors,
     no_gradient,
 )
+from glass_kernels.triton_launch import check_device
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
-
-
-def _check_device(op: str, device: torch.device) -> None:
-    if device.type == "cuda" or (device.type == "cpu" and triton_interpreted()):
-        return
-    raise RuntimeError(
-        f"{op} takes CUDA tensors, or CPU tensors under TRITON_INTERPRET=1; was on {device}"
-    )
 
 
 @torch.library.custom_op("glass::sid_tier_triton", mutates_args=())
 def _sid_tier(
     item_ids: Tensor, offsets: Tensor, table: Tensor, num_tiers: int, normalize: bool
 ) -> Tensor:
-    _check_device("glass::sid_tier_triton", table.device)
+    check_device("glass::sid_tier_triton", table.device)
     from glass_kernels.sid_tier.triton_kernel import sid_tier_launch
 
     return sid_tier_launch(item_ids, offsets, table, num_tiers, normalize)
@@ -49,7 +41,7 @@ def _from_embeddings(
     normalize: bool,
 ) -> Tensor:
     op = "glass::sid_tier_from_embeddings_triton"
-    _check_device(op, item_embeddings.device)
+    check_device(op, item_embeddings.device)
     if item_embeddings.dtype == torch.float64:
         raise RuntimeError(f"{op}: item_embeddings must not be float64, which needs a reference")
     from glass_kernels.sid_tier.triton_embeddings import sid_tier_from_embeddings_launch
