@@ -21,16 +21,14 @@ class GatedFusion(nn.Module):
         gate_input: first half of the learned gate's input: "short", the short-term context (the
             paper), or "state", the decoder state (the released code).
 
+        track_gate: keep the gate of the last forward (its values, not its graph) until the next,
+            for `mean_gate`. Exported graphs keep nothing.
+
     Attributes:
         weight: [d, 2d] and bias: [d]; only with gate="learned".
-        mean_gate: float32 scalar; mean gate of the last forward over the rows that had retrieval,
-            0 if none had. Detached and on the module's device: reading `.item()` is what
-            synchronises.
 
     Raises ValueError for settings out of range.
     """
-
-    mean_gate: Tensor
 
     def __init__(
         self,
@@ -38,6 +36,8 @@ class GatedFusion(nn.Module):
         gate: Literal["learned", "fixed"] = "learned",
         fixed_gate: float = 0.5,
         gate_input: Literal["short", "state"] = "short",
+        *,
+        track_gate: bool = True,
     ) -> None:
         super().__init__()
         if d_model < 1:
@@ -52,7 +52,8 @@ class GatedFusion(nn.Module):
         self.gate = gate
         self.fixed_gate = fixed_gate
         self.gate_input = gate_input
-        self.register_buffer("mean_gate", torch.zeros(()), persistent=False)
+        self.track_gate = track_gate
+        self._tracked: tuple[Tensor, Tensor | None] | None = None
         if gate == "learned":
             self.weight = nn.Parameter(torch.empty(d_model, 2 * d_model))
             self.bias = nn.Parameter(torch.empty(d_model))
@@ -64,6 +65,17 @@ class GatedFusion(nn.Module):
             bound = (2 * self.d_model) ** -0.5
             nn.init.uniform_(self.weight, -bound, bound)
             nn.init.zeros_(self.bias)
+
+    @property
+    def mean_gate(self) -> Tensor:
+        """float32 scalar: mean gate of the last forward over the rows that had retrieval.
+
+        0 if none had, or before the first forward with `track_gate`. Computed when read, detached
+        and on the device of the contexts: only `.item()` or the like synchronises.
+        """
+        if self._tracked is None:
+            return torch.zeros(())
+        return _mean_gate(*self._tracked)
 
     def forward(
         self,
@@ -87,8 +99,10 @@ class GatedFusion(nn.Module):
 
         Raises ValueError for wrong shapes, or if `state` is missing.
         """
+        track = self.track_gate and not torch.compiler.is_exporting()
         if self.gate == "fixed":
-            out, gate = self._fixed(short, retrieved, has_retrieval)
+            out = self._fixed(short, retrieved, has_retrieval)
+            gate = self._fixed_gate(short, has_retrieval)
         else:
             if self.gate_input == "state" and state is None:
                 raise ValueError("state must be given with gate_input='state', was None")
@@ -100,34 +114,40 @@ class GatedFusion(nn.Module):
                 self.bias.to(short.dtype),
                 has_retrieval,
                 gate_input=state if self.gate_input == "state" else None,
-                return_gate=True,
+                return_gate=return_gate or track,
                 backend=backend,
             )
+            if not (return_gate or track):
+                return fused
             assert isinstance(fused, tuple)
             out, gate = fused
-        self.mean_gate = _mean_gate(gate.detach(), has_retrieval)
+        if track:
+            self._tracked = (gate.detach(), has_retrieval)
         return (out, gate) if return_gate else out
 
-    def _fixed(
-        self, short: Tensor, retrieved: Tensor, has_retrieval: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _fixed(self, short: Tensor, retrieved: Tensor, has_retrieval: Tensor | None) -> Tensor:
+        """No product of matrices: plain operations, whatever the backend."""
         check_tensor("short", short, dtypes=FLOATS)
+        device = short.device
         check_tensor(
-            "retrieved", retrieved, shape=short.shape, dtypes=(short.dtype,), device=short.device
+            "retrieved", retrieved, shape=short.shape, dtypes=(short.dtype,), device=device
         )
-        gate = torch.full_like(short, self.fixed_gate, requires_grad=False)
+        mixed = torch.lerp(short, retrieved, self.fixed_gate)
+        if has_retrieval is None:
+            return mixed
+        rows = short.shape[:-1]
+        check_tensor(
+            "has_retrieval", has_retrieval, shape=rows, dtypes=(torch.bool,), device=device
+        )
+        return torch.where(has_retrieval[..., None], mixed, short)
+
+    def _fixed_gate(self, short: Tensor, has_retrieval: Tensor | None) -> Tensor:
+        """Constant [..., d] as a view of one value a row."""
+        rows = short.detach()[..., :1]
+        gate = torch.full_like(rows, self.fixed_gate)
         if has_retrieval is not None:
-            check_tensor(
-                "has_retrieval",
-                has_retrieval,
-                shape=short.shape[:-1],
-                dtypes=(torch.bool,),
-                device=short.device,
-            )
-            absent = ~has_retrieval[..., None]
-            gate = gate.masked_fill(absent, 0.0)
-            retrieved = torch.where(absent, short.detach(), retrieved)
-        return short + gate * (retrieved - short), gate
+            gate = gate.masked_fill(~has_retrieval[..., None], 0.0)
+        return gate.expand_as(short)
 
     def extra_repr(self) -> str:
         """Settings shown by `print(module)`."""

@@ -280,11 +280,38 @@ class TestModule:
         short, retrieved = torch.randn(2, 3, 5)
         kept = torch.tensor([True, False, True])
         wanted = module(short, retrieved, kept)
-        mean = module.mean_gate.clone()
-        module.mean_gate = torch.zeros(())
+        mean = module.mean_gate
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+        compiled(retrieved, short, kept)
+        assert not torch.isclose(module.mean_gate, mean)
         torch.testing.assert_close(compiled(short, retrieved, kept), wanted)
         torch.testing.assert_close(module.mean_gate, mean)
+
+    @pytest.mark.parametrize("gate", ["learned", "fixed"])
+    def test_gate_is_tracked_on_request_and_without_its_graph(self, gate: str) -> None:
+        module = GatedFusion(5, gate=gate, fixed_gate=0.25, track_gate=False)
+        short, retrieved = torch.randn(2, 3, 5, requires_grad=True)
+        plain = module(short, retrieved)
+        assert module.mean_gate == 0
+        module.track_gate = True
+        torch.testing.assert_close(module(short, retrieved), plain)
+        assert 0 < module.mean_gate < 1
+        assert all(kept is None or kept.grad_fn is None for kept in module._tracked)
+
+    def test_exported_as_one_operation_that_keeps_nothing(self) -> None:
+        module = GatedFusion(5).eval()
+        short, retrieved = torch.randn(2, 3, 5)
+        exported = torch.export.export(module, (short, retrieved)).module()
+        torch.testing.assert_close(exported(short, retrieved), module(short, retrieved))
+
+    def test_reads_no_value(self) -> None:
+        """Nothing waits for a GPU: on fake tensors, looking at a value would raise."""
+        with torch._subclasses.FakeTensorMode():
+            for gate in ("learned", "fixed"):
+                module = GatedFusion(5, gate=gate)
+                short, retrieved = torch.randn(2, 3, 5, requires_grad=True)
+                module(short, retrieved, torch.ones(3, dtype=torch.bool)).sum().backward()
+                assert module.mean_gate.shape == ()
 
     @pytest.mark.parametrize(
         ("settings", "match"),
