@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import glass_kernels
 from glass.config import ModelConfig
 from glass.models.layers import FeedForward, Projections, RelativePositionBias, SelfAttention
-from glass_kernels.modules import GatedFusion
+from glass_kernels.modules import GatedFusion, RetrievedAttention
 
 
 @dataclass(frozen=True)
@@ -55,17 +54,19 @@ class DecoderLayer(nn.Module):
         self.attention = SelfAttention(*size)
         self.cross_norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.short = Projections(*size)
-        self.retrieved = Projections(*size) if config.use_hard_search else None
-        self.fusion = (
-            GatedFusion(
+        self.retrieved: RetrievedAttention | None = None
+        self.fusion: GatedFusion | None = None
+        if config.use_hard_search:
+            # What is frozen are the token embeddings; the projection between them and `tables`,
+            # which all layers share, is trained in either case.
+            self.retrieved = RetrievedAttention(*size, train_table=True)
+            self.fusion = GatedFusion(
                 config.d_model,
                 gate=config.gate,
                 fixed_gate=config.fixed_gate,
                 gate_input=config.gate_input,
+                track_gate=False,
             )
-            if config.use_hard_search
-            else None
-        )
         self.ff_norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.ff = FeedForward(config.d_model, config.d_ff, config.dropout)
         self.dropout = nn.Dropout(config.dropout)
@@ -79,14 +80,23 @@ class DecoderLayer(nn.Module):
         z: Tensor = self.short.output(out.transpose(1, 2).flatten(2))
         return z
 
-    def search(self, x: Tensor, table: tuple[Tensor, Tensor], retrieval: Retrieval) -> Tensor:
-        """Z_ret: x [B, S, P, C] attends to the items retrieved for its set."""
+    def fuse(
+        self,
+        context: Tensor,
+        x: Tensor,
+        table: tuple[Tensor, Tensor],
+        retrieval: Retrieval,
+        has_retrieval: Tensor | None,
+    ) -> Tensor:
+        """Z: Z_short `context` and what x [B, S, P, C] finds in its set's items, by the gate."""
         assert self.retrieved is not None
-        query = self.retrieved.split(self.retrieved.query(x))
-        out = glass_kernels.hard_search_attention(
-            query, *table, retrieval.tokens, retrieval.positions, retrieval.lengths
-        )
-        z: Tensor = self.retrieved.output(out.flatten(-2))
+        assert self.fusion is not None
+        found = self.retrieved(x, table, retrieval.tokens, retrieval.positions, retrieval.lengths)
+        fused = self.fusion(context, found, has_retrieval, state=x, return_gate=self.keep_gate)
+        if self.keep_gate:
+            fused, gate = fused
+            self.gate = gate.detach()
+        z: Tensor = fused
         return z
 
     def forward(
@@ -107,13 +117,8 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(attended.view_as(x))
         normed = self.cross_norm(x)
         context = self.cross(normed.flatten(1, 2), keys_values, mask).view_as(x)
-        if retrieval is not None and table is not None and self.fusion is not None:
-            found = self.search(normed, table, retrieval)
-            context, gate = self.fusion(
-                context, found, has_retrieval, state=normed, return_gate=True
-            )
-            if self.keep_gate:
-                self.gate = gate.detach()
+        if retrieval is not None and table is not None:
+            context = self.fuse(context, normed, table, retrieval, has_retrieval)
         x = x + self.dropout(context)
         return x + self.dropout(self.ff(self.ff_norm(x))), present
 
@@ -136,7 +141,7 @@ class Decoder(nn.Module):
             key, value = layer.short.keys_values(encoded)
             keys_values.append((key.transpose(1, 2), value.transpose(1, 2)))
             if layer.retrieved is not None and table is not None:
-                tables.append(layer.retrieved.keys_values(table))
+                tables.append(layer.retrieved.tables(table))
         mask = None if valid is None else valid[:, None, None, :]
         return Memory(keys_values, mask, tables or None)
 

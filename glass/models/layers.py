@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glass_kernels.modules import RetrievedAttention
+
 
 class RelativePositionBias(nn.Module):
     """Learned bias per head and distance bucket (Raffel et al. 2020, section 2.1).
@@ -116,7 +118,7 @@ class FeedForward(nn.Module):
 def initialise(module: nn.Module, d_model: int) -> None:
     """T5's initialisation: variances that make attention logits O(1) without 1/sqrt(d)."""
     for child in module.modules():
-        if isinstance(child, Projections):
+        if isinstance(child, (Projections, RetrievedAttention)):
             inner = child.num_heads * child.head_dim
             nn.init.normal_(child.query.weight, std=(d_model * child.head_dim) ** -0.5)
             nn.init.normal_(child.key.weight, std=d_model**-0.5)
@@ -129,7 +131,7 @@ def initialise(module: nn.Module, d_model: int) -> None:
             nn.init.normal_(child.weight, std=d_model**-0.5)
 
 
-def initialise_copy(proj: Projections, query_scale: float = 0.3) -> None:
+def initialise_copy(proj: Projections | RetrievedAttention, query_scale: float = 0.3) -> None:
     """Starts a cross-attention as a copy: output(value(x)) = x and nearly uniform attention.
 
     With the tied head, the logits then begin as the frequencies of the codes attended to.

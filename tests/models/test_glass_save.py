@@ -40,6 +40,25 @@ def test_loaded_model_is_the_saved_one(name: str, tmp_path: Path) -> None:
     assert torch.equal(loaded(batch).loss, model(batch).loss)
 
 
+def test_names_of_saved_weights_stay() -> None:
+    """Models saved before must load; a layer's own names, each with its shape."""
+    found = toy_model().state_dict()
+    prefix = "decoder.layers.1."
+    layer = {name.removeprefix(prefix): t for name, t in found.items() if name.startswith(prefix)}
+    d, inner = SMALL.d_model, SMALL.num_heads * SMALL.head_dim
+    wanted = {f"{norm}.weight": (d,) for norm in ("attention_norm", "cross_norm", "ff_norm")}
+    for attention in ("attention.proj", "short", "retrieved"):
+        wanted |= {f"{attention}.{part}.weight": (inner, d) for part in ("query", "key", "value")}
+        wanted[f"{attention}.output.weight"] = (d, inner)
+    wanted |= {"fusion.weight": (d, 2 * d), "fusion.bias": (d,)}
+    wanted |= {"ff.up.weight": (SMALL.d_ff, d), "ff.down.weight": (d, SMALL.d_ff)}
+    assert {name: tuple(tensor.shape) for name, tensor in layer.items()} == wanted
+    assert {name.split(".")[0] for name in found} == {
+        *("bos", "codes", "decoder", "encoder", "hard_search"),
+        *("retrieved_projection", "tier", "token_table"),
+    }
+
+
 def test_files_are_plain_json_and_safetensors(tmp_path: Path) -> None:
     toy_model().save_pretrained(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
