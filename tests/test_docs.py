@@ -174,3 +174,15 @@ def test_readme_kernels_run() -> None:
     scope: dict[str, object] = {}
     exec(compile(first, "README.md", "exec"), scope)
     assert tuple(scope["shares"].shape) == (2, 4, 4)  # type: ignore[attr-defined]
+
+
+def test_modules_page_runs() -> None:
+    scope: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "modules.md", "python"):
+        exec(compile(block, "modules.md", "exec"), scope)
+    out, layer = scope["out"], scope["layer"]
+    assert tuple(out.shape) == (2, 3, 2, 32)  # type: ignore[attr-defined]
+    assert 0 < scope["gate"] < 1  # type: ignore[operator]
+    grads = {name: p.grad for name, p in layer.named_parameters()}  # type: ignore[attr-defined]
+    assert all((grad != 0).any() for grad in grads.values()), grads.keys()
+    assert scope["embeddings"].grad is None  # type: ignore[attr-defined]
