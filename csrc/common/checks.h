@@ -2,6 +2,7 @@
 // these guard calls that bypass it (torch.ops, compiled graphs), so that memory stays safe.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
@@ -16,6 +17,11 @@ using torch::stable::Tensor;
 inline void check_cpu(const Tensor& tensor, const char* name, int64_t dims) {
   STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
   STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions");
+}
+
+// Contiguous, without a call into torch where nothing is to be done: that takes a microsecond.
+inline Tensor packed(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
 // offsets [B + 1] starts at 0, never falls and ends at total.

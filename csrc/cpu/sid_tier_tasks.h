@@ -24,18 +24,21 @@ struct Plan {
   int64_t parts = 0;
 };
 
-constexpr int64_t kUserCost = 64;        // of a histogram, in events
+constexpr int64_t kUserCost = 64;        // of a user's histogram, in events
 constexpr int64_t kLeastCost = 1 << 13;  // that is worth a task
 constexpr int64_t kTasksPerThread = 4;
 
-inline Plan plan_tasks(const int64_t* offsets, int64_t num_users, int64_t threads) {
+inline Plan plan_tasks(const int64_t* offsets, int64_t num_users, int64_t threads,
+                       int64_t user_cost = kUserCost) {
   Plan plan;
   if (threads <= 1) {
     plan.tasks.push_back({0, num_users, 0, 0, -1});
     return plan;
   }
-  const int64_t total = offsets[num_users] + num_users * kUserCost;
-  const int64_t share = std::max(kLeastCost, total / (threads * kTasksPerThread));
+  const int64_t total = offsets[num_users] + num_users * user_cost;
+  // a part costs as much as a user, which must stay small beside its events
+  const int64_t least = std::max(kLeastCost, 4 * user_cost);
+  const int64_t share = std::max(least, total / (threads * kTasksPerThread));
   int64_t first = 0, cost = 0;
   const auto close = [&](int64_t user) {
     if (first < user) plan.tasks.push_back({first, user, 0, 0, -1});
@@ -55,7 +58,7 @@ inline Plan plan_tasks(const int64_t* offsets, int64_t num_users, int64_t thread
       first = user + 1;
       continue;
     }
-    cost += end - begin + kUserCost;
+    cost += end - begin + user_cost;
     if (cost >= share) close(user + 1);
   }
   close(num_users);

@@ -5,11 +5,19 @@ GLASS (arXiv 2602.05663), semantic hard search with semantic neighbour augmentat
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from glass_kernels.backend import resolve
-from glass_kernels.checks import INTEGERS, check_ids, check_offsets, check_tensor
+from glass_kernels.checks import INTEGERS, check_tensor
+from glass_kernels.hard_search.checks import check_history, check_search
+from glass_kernels.hard_search.library import (
+    AVAILABLE,
+    bucket_history_cpp,
+    hard_search_cpp,
+)
 from glass_kernels.hard_search.reference import (
     HistoryIndex,
     bucket_history_reference,
@@ -18,8 +26,11 @@ from glass_kernels.hard_search.reference import (
 
 __all__ = ["HistoryIndex", "bucket_history", "hard_search"]
 
-_BUCKET = {"reference": bucket_history_reference}
-_SEARCH = {"reference": hard_search_reference}
+_BUCKET: dict[str, Callable[..., HistoryIndex]] = {"reference": bucket_history_reference}
+_SEARCH: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"reference": hard_search_reference}
+if AVAILABLE:
+    _BUCKET["cpp"] = bucket_history_cpp
+    _SEARCH["cpp"] = hard_search_cpp
 
 _MOST_EVENTS = 2**31 - 1
 
@@ -51,10 +62,13 @@ def bucket_history(sid1: Tensor, offsets: Tensor, num_codes: int) -> HistoryInde
         raise ValueError(
             f"sid1 must hold fewer than 2^31 events a call, held {sid1.shape[0]}; split the batch"
         )
-    check_tensor("offsets", offsets, device=sid1.device)
-    check_offsets("offsets", offsets, sid1.shape[0])
-    check_ids("sid1", sid1, 0, num_codes)
-    return resolve("bucket_history", sid1.device, None, _BUCKET)(sid1, offsets, num_codes)
+    check_tensor("offsets", offsets, ndim=1, dtypes=(torch.int64,), device=sid1.device)
+    if offsets.shape[0] < 1:
+        raise ValueError("offsets must have B + 1 >= 1 entries, was empty")
+    run = resolve("bucket_history", sid1.device, None, _BUCKET)
+    if run is not bucket_history_cpp:
+        check_history(sid1, offsets, num_codes)  # the C++ kernel does it as it counts
+    return run(sid1, offsets, num_codes)
 
 
 def hard_search(
@@ -84,7 +98,8 @@ def hard_search(
         lengths int32 [B, S].
 
     Raises:
-        ValueError: a wrong shape, dtype, device or size, or a code of K and more.
+        ValueError: a wrong shape, dtype, device or size, a code of K and more, or an index that
+            is not one of `bucket_history`.
     """
     _check_index(index)
     order, bucket_offsets = index
@@ -95,16 +110,14 @@ def hard_search(
     if min_items < 0:
         raise ValueError(f"min_items must be at least 0, was {min_items}")
     check_tensor("query_sid1", query_sid1, shape=(num_users, None), dtypes=INTEGERS, device=device)
-    check_ids("query_sid1", query_sid1, torch.iinfo(query_sid1.dtype).min, num_codes)
     if neighbours is not None:
         check_tensor(
             "neighbours", neighbours, shape=(num_codes, None), dtypes=INTEGERS, device=device
         )
-        check_ids("neighbours", neighbours, torch.iinfo(neighbours.dtype).min, num_codes)
-    search = resolve("hard_search", device, None, _SEARCH)
-    return search(
-        index, query_sid1, max_items=max_items, neighbours=neighbours, min_items=min_items
-    )
+    run = resolve("hard_search", device, None, _SEARCH)
+    if run is not hard_search_cpp:
+        check_search(index, query_sid1, neighbours)  # the C++ kernel does it as it reads
+    return run(index, query_sid1, max_items=max_items, neighbours=neighbours, min_items=min_items)
 
 
 def _check_index(index: HistoryIndex) -> None:

@@ -67,6 +67,38 @@ def embedding_path(op, make_table) -> None:
         assert make_table(items, prototypes, edges).lt(tiers).all()
 
 
+def searches(bucket, search) -> None:
+    for codes, lengths, most in product(
+        (1, 7, 300), ([], [0], [3, 0, 40, 1], [30_000, 5, 20_000]), (1, 9, 50)
+    ):
+        dtype = torch.int32 if codes % 2 else torch.int64
+        sid1, offsets = histories(codes, dtype, lengths)
+        order, starts = bucket(sid1, offsets, codes)
+        assert order.sort().values.equal(torch.arange(len(sid1), dtype=torch.int32))
+        for width in (0, 1, 8):
+            query = torch.randint(-1, codes, (len(lengths), width), dtype=dtype)
+            for neighbours in (None, torch.randint(-1, codes, (codes, 3)).int()):
+                positions, found = search(order, starts, query, neighbours, most, 7)
+                assert positions.ge(0).sum(2).equal(found)
+
+
+def broken_searches(bucket, search) -> None:
+    order, query = torch.arange(3, dtype=torch.int32), torch.tensor([[0, 1]])
+    for starts in ([0, 4, 4], [-1, 2, 3], [0, 3, 2]):
+        for neighbours in (None, torch.tensor([[1], [0]])):
+            must_refuse(search, order, torch.tensor([starts]).int(), query, neighbours, 5, 5)
+    for code in (2, 2**40, -1):
+        must_refuse(bucket, torch.tensor([0, code, 1]), torch.tensor([0, 3]), 2)
+
+
+def must_refuse(op, *arguments) -> None:
+    try:
+        op(*arguments)
+    except RuntimeError:
+        return
+    raise AssertionError(f"{arguments} were taken")
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -76,5 +108,7 @@ if __name__ == "__main__":
         table_path(ops.sid_tier)
         refusals(ops.sid_tier)
         updates(ops.sid_tier_update_)
+        searches(ops.bucket_history, ops.hard_search)
+        broken_searches(ops.bucket_history, ops.hard_search)
         embedding_path(ops.sid_tier_from_embeddings, ops.tier_table)
     print("finished")

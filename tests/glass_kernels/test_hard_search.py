@@ -2,103 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings
+from search_cases import Case, cases, jagged
 from torch import Tensor
 
 from glass_kernels.backend import use_backend
-from glass_kernels.hard_search import HistoryIndex, bucket_history, hard_search
-from glass_kernels.jagged import lengths_to_offsets
+from glass_kernels.hard_search import AVAILABLE, HistoryIndex, bucket_history, hard_search
+
+needs_cpp = pytest.mark.skipif(not AVAILABLE, reason="the C++ operators are not built")
 
 
-def buckets_by_hand(histories: list[list[int]], num_codes: int) -> list[list[list[int]]]:
-    """Positions of each (user, code), oldest first."""
-    buckets, position = [], 0
-    for history in histories:
-        of_user: list[list[int]] = [[] for _ in range(num_codes)]
-        for code in history:
-            of_user[code].append(position)
-            position += 1
-        buckets.append(of_user)
-    return buckets
+@pytest.fixture(autouse=True, params=["reference", pytest.param("cpp", marks=needs_cpp)])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    with use_backend(request.param):
+        yield request.param
 
 
-def search_by_hand(
-    of_user: list[list[int]], code: int, most: int, neighbours: list[int], least: int
-) -> list[int]:
-    if code < 0:
-        return []
-    found = of_user[code][::-1][:most]
-    seen = {code}
-    for neighbour in neighbours:
-        if neighbour < 0 or neighbour in seen:
-            continue
-        seen.add(neighbour)
-        for position in reversed(of_user[neighbour]):
-            if len(found) >= min(least, most):
-                return found
-            found.append(position)
-    return found
-
-
-def jagged(histories: list[list[int]], dtype: torch.dtype = torch.int64) -> tuple[Tensor, Tensor]:
-    flat = [code for history in histories for code in history]
-    lengths = torch.tensor([len(history) for history in histories], dtype=torch.int64)
-    return torch.tensor(flat, dtype=dtype), lengths_to_offsets(lengths)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> dict[str, object]:
-    num_codes = draw(st.integers(1, 6))
-    code = st.integers(0, num_codes - 1)
-    histories = draw(st.lists(st.lists(code, max_size=14), max_size=5))
-    width = draw(st.integers(0, 4))
-    query = st.lists(st.integers(-2, num_codes - 1), min_size=width, max_size=width)
-    near = draw(st.integers(0, 5))
-    neighbour = st.lists(st.integers(-2, num_codes - 1), min_size=near, max_size=near)
-    return {
-        "num_codes": num_codes,
-        "histories": histories,
-        "queries": [draw(query) for _ in histories],
-        "neighbours": [draw(neighbour) for _ in range(num_codes)],
-        "width": width,
-        "near": near,
-        "most": draw(st.integers(1, 9)),
-        "least": draw(st.integers(0, 11)),
-        "dtype": draw(st.sampled_from([torch.int32, torch.int64])),
-    }
-
-
-@settings(max_examples=200, deadline=None)
+@pytest.mark.usefixtures("poisoned")
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(case=cases())
-def test_equals_search_by_hand(case: dict) -> None:
-    histories, num_codes, dtype = case["histories"], case["num_codes"], case["dtype"]
-    sid1, offsets = jagged(histories, dtype)
-    index = bucket_history(sid1, offsets, num_codes)
-    buckets = buckets_by_hand(histories, num_codes)
-    assert index.order.tolist() == [p for user in buckets for bucket in user for p in bucket]
-    assert index.bucket_offsets.shape == (len(histories), num_codes + 1)
-    for row, of_user in zip(index.bucket_offsets.tolist(), buckets, strict=True):
-        for code, bucket in enumerate(of_user):
-            assert index.order[row[code] : row[code + 1]].tolist() == bucket
-
-    most, least, near = case["most"], case["least"], case["near"]
-    query = torch.tensor(case["queries"], dtype=dtype).view(len(histories), case["width"])
-    neighbours = torch.tensor(case["neighbours"], dtype=dtype).view(num_codes, near)
-    positions, lengths = hard_search(
-        index, query, max_items=most, neighbours=neighbours, min_items=least
-    )
-    assert positions.dtype == lengths.dtype == torch.int32
-    assert positions.shape == (*query.shape, most)
-    for user, of_user in enumerate(buckets):
-        for slot, code in enumerate(case["queries"][user]):
-            near_codes = case["neighbours"][max(code, 0)]
-            wanted = search_by_hand(of_user, code, most, near_codes, least)
-            got = positions[user, slot].tolist()
-            assert lengths[user, slot] == len(wanted)
-            assert got == wanted + [-1] * (most - len(wanted))
+def test_equals_search_by_hand(case: Case) -> None:
+    index = bucket_history(*case.history(), case.num_codes)
+    assert index.order.tolist() == case.wanted_order()
+    assert index.bucket_offsets.shape == (len(case.histories), case.num_codes + 1)
+    assert index.bucket_offsets.tolist() == case.wanted_starts()
+    case.assert_found(*hard_search(index, **case.search()))
 
 
 def test_hand_computed() -> None:
@@ -235,6 +169,16 @@ class TestBadInput:
         }
         with pytest.raises(ValueError, match=match):
             hard_search(**{**arguments, **changed})
+
+    @pytest.mark.parametrize(
+        "broken", [[[0, 1, 3, 4]], [[-1, 1, 3, 3]], [[0, 2, 1, 3]]], ids=["past", "before", "falls"]
+    )
+    def test_index_of_another_history(self, broken: list[list[int]]) -> None:
+        starts = torch.tensor(broken, dtype=torch.int32)
+        index = HistoryIndex(torch.arange(3, dtype=torch.int32), starts)
+        query = torch.tensor([[0, 1, 2]])
+        with pytest.raises(ValueError, match=r"index\.bucket_offsets must"):
+            hard_search(index, query, max_items=2)
 
     def test_missing_backend_is_named(self) -> None:
         sid1, offsets = jagged([[0]])
