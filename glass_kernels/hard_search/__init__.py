@@ -23,6 +23,8 @@ from glass_kernels.hard_search.reference import (
     bucket_history_reference,
     hard_search_reference,
 )
+from glass_kernels.hard_search.triton_ops import AVAILABLE as TRITON_AVAILABLE
+from glass_kernels.hard_search.triton_ops import bucket_history_triton, hard_search_triton
 
 __all__ = ["HistoryIndex", "bucket_history", "hard_search"]
 
@@ -31,6 +33,9 @@ _SEARCH: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"reference": hard_se
 if AVAILABLE:
     _BUCKET["cpp"] = bucket_history_cpp
     _SEARCH["cpp"] = hard_search_cpp
+if TRITON_AVAILABLE:
+    _BUCKET["triton"] = bucket_history_triton
+    _SEARCH["triton"] = hard_search_triton
 
 _MOST_EVENTS = 2**31 - 1
 
