@@ -4,38 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from benchmarks.histories import Batch
-from benchmarks.machine import pages_kept
+from benchmarks.agreement import Agree, exactly
+from benchmarks.machine import pages_kept, peak_extra_mib
 from benchmarks.output import Row, number
 from benchmarks.timing import Side, fastest, interleaved
 
-Run = Callable[[Batch], Tensor]
+Run = Callable[[Any], Any]
+"""The work on one batch of the job."""
 
 
-class DiffersError(RuntimeError):
-    """A side's result is not the reference's: its time would mean nothing."""
-
-
-def check_equal(name: str, got: Tensor, truth: Tensor) -> None:
-    if got.shape != truth.shape or not torch.equal(got, truth):
-        raise DiffersError(f"{name} differs from the reference")
-
-
-def check_close(name: str, got: Tensor, truth: Tensor, lengths: Tensor, share: float) -> None:
-    """At most `share` of all (event, code) pairs may be in another tier than in the reference."""
-    if got.shape != truth.shape:
-        raise DiffersError(f"{name}: shape {list(got.shape)}, the reference {list(truth.shape)}")
-    moved = float((got.double() - truth.double()).abs_().sum((1, 2)) @ lengths.double()) / 2
-    pairs = int(lengths.sum()) * truth.shape[1]
-    if not moved <= share * pairs:  # also where it is not a number
-        raise DiffersError(f"{name}: {moved:.0f} of {pairs} pairs differ from the reference")
-
-
-def rotated(run: Run, batches: Sequence[Batch]) -> Side:
+def rotated(run: Run, batches: Sequence[Any]) -> Side:
     return lambda number: run(batches[number % len(batches)])
 
 
@@ -43,7 +24,7 @@ def rotated(run: Run, batches: Sequence[Batch]) -> Side:
 class Contest:
     """What is compared, and on what."""
 
-    batches: Sequence[Batch]
+    batches: Sequence[Any]
     reference: Run
     ours: Run
     plain: Mapping[str, Run]
@@ -54,8 +35,11 @@ class Contest:
     """Timed beside: they give the same result."""
     yardsticks: Mapping[str, Run] = field(default_factory=dict)
     """Timed beside: they do less, and give something else."""
-    share: float = 0.0
-    """Part of the pairs that plain float32 may put into the next tier."""
+    agree: Agree = exactly
+    """What a result must have in common with the reference's."""
+    ours_agree: Agree = exactly
+    evict: bool = True
+    """Empty the caches before every call; not where a program would find its inputs there."""
 
     def best_forms(self) -> dict[str, str]:
         """The fastest plain and the fastest compiled form, under "eager" and "compiled"."""
@@ -67,15 +51,12 @@ class Contest:
         return found
 
     def check(self, sides: Mapping[str, Run]) -> None:
-        """Every side against the reference on every batch: ours bit for bit.
-
-        Raises DiffersError. The others divide in float32, which rounds once more.
-        """
+        """Every side against the reference on every batch; raises DiffersError."""
         for batch in self.batches:
             truth = self.reference(batch)
-            check_equal("ours", self.ours(batch), truth)
+            self.ours_agree("ours", self.ours(batch), truth, batch)
             for name, run in sides.items():
-                check_close(name, run(batch), truth, batch.lengths, self.share + 1e-6)
+                self.agree(name, run(batch), truth, batch)
 
     def run(self, seconds: float, least: int = 5) -> Row:
         """Columns of the row: times as memory is by default, then with pages kept, and ratios.
@@ -116,8 +97,19 @@ class Contest:
         timed |= self.yardsticks
         runs = {name: rotated(run, self.batches) for name, run in timed.items()}
         row: Row = {f"{kind} form": name for kind, name in forms.items()}
-        for name, timing in interleaved(runs, seconds=seconds, least=least).items():
+        times = interleaved(runs, seconds=seconds, least=least, evict=self.evict)
+        for name, timing in times.items():
             row |= timing.columns(name)
+        return row
+
+    def memory(self, times: Row) -> Row:
+        """Peak extra MiB of ours and of the forms that `times` says were the fastest."""
+        batch = self.batches[0]
+        row: Row = {"ours extra MiB": peak_extra_mib(partial(self.ours, batch))}
+        for kind, forms in (("eager", self.plain), ("compiled", self.compiled)):
+            if forms:
+                form = forms[str(times[f"{kind} form"])]
+                row[f"{kind} extra MiB"] = peak_extra_mib(partial(form, batch))
         return row
 
 

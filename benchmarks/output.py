@@ -85,3 +85,20 @@ def plot_bars(
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     save_figure(figure, path)
+
+
+def draw_growth(axes: Any, rows: Sequence[Row], size: str, sides: Sequence[str]) -> None:
+    """A line for each side and number of threads: time against `size`, both logarithmic."""
+    for i, threads in enumerate(sorted({number(row["threads"]) for row in rows})):
+        for j, side in enumerate(sides):
+            shown = [r for r in rows if r["threads"] == threads and r.get(f"{side} ms")]
+            axes.plot(
+                [number(row[size]) for row in shown],
+                [number(row[f"{side} ms"]) for row in shown],
+                ("-", "--", ":")[i % 3],
+                color=f"C{j}",
+                marker=".",
+                label=f"{side}, {threads:.0f} thread{'s' * (threads > 1)}",
+            )
+    axes.set(xscale="log", yscale="log", ylabel="ms")
+    axes.grid(alpha=0.3)

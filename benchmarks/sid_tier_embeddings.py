@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.agreement import tiers_close
 from benchmarks.contest import Contest
 from benchmarks.eager import compiled_forms, vector_forms
 from benchmarks.histories import Batch, make_batch, make_edges, make_vectors
-from benchmarks.machine import Floors, peak_extra_mib
+from benchmarks.machine import Floors
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import sid_tier_from_embeddings
 
@@ -64,7 +64,7 @@ def make_contest(setup: Setup, *, compiled: bool = True) -> Contest:
         ours=lambda batch: run(batch, "cpp"),
         plain=plain,
         compiled=compiled_forms(plain) if compiled else {},
-        share=SHARE,
+        agree=tiers_close(SHARE),
     )
 
 
@@ -76,10 +76,7 @@ def run(quick: bool, floors: Floors) -> list[Row]:
         batch = contest.batches[0]
         times = contest.run(seconds=1.0 if quick else 6.0, least=3 if quick else 5)
         floor = floor_of(floors, setup, len(batch.ids))
-        memory: Row = {"ours extra MiB": peak_extra_mib(partial(contest.ours, batch))}
-        for kind, forms in (("eager", contest.plain), ("compiled", contest.compiled)):
-            form = forms[str(times[f"{kind} form"])]
-            memory[f"{kind} extra MiB"] = peak_extra_mib(partial(form, batch))
+        memory = contest.memory(times)
         distinct = int((torch.bincount(batch.ids) > 0).sum())
         events: Row = {"events": len(batch.ids), "distinct": distinct}
         measured: Row = {"floor ms": floor, "ours / floor": number(times["ours ms"]) / floor}

@@ -12,7 +12,7 @@ from benchmarks import sid_tier, sid_tier_embeddings
 from benchmarks.contest import Contest
 from benchmarks.histories import same_lengths
 from benchmarks.machine import Floors
-from benchmarks.output import Row, number, save_figure
+from benchmarks.output import Row, draw_growth, number, save_figure
 
 ITEMS, CODES, TIERS = 13_000, 128, 20
 USERS_BY_LENGTH, USERS_BY_CODES, LENGTH = 8, 64, 1_000
@@ -92,21 +92,9 @@ def plot(rows: list[Row], path: Path) -> None:
         product(("table", "embeddings"), ("L", "K")), panels.flat, strict=True
     ):
         mine = [row for row in rows if (row["path"], row["sweep"]) == (kind, sweep)]
-        for i, threads in enumerate(sorted({number(row["threads"]) for row in mine})):
-            here = [row for row in mine if row["threads"] == threads]
-            for j, side in enumerate(("ours", "eager", "index_select", "floor")):
-                shown = [row for row in here if row.get(f"{side} ms")]
-                axes.plot(
-                    [number(row[sweep]) for row in shown],
-                    [number(row[f"{side} ms"]) for row in shown],
-                    ("-", "--", ":")[i % 3],
-                    color=f"C{j}",
-                    marker=".",
-                    label=f"{side}, {threads:.0f} thread{'s' * (threads > 1)}",
-                )
-        axes.set(xscale="log", yscale="log", title=f"{kind} path", ylabel="ms")
+        draw_growth(axes, mine, sweep, ("ours", "eager", "index_select", "floor"))
+        axes.set_title(f"{kind} path")
         axes.set_xlabel("events a user" if sweep == "L" else "codes")
-        axes.grid(alpha=0.3)
     figure.tight_layout()
     lines, labels = panels.flat[0].get_legend_handles_labels()
     figure.legend(lines, labels, loc="center left", bbox_to_anchor=(1, 0.5))

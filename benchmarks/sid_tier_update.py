@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.contest import check_equal
+from benchmarks.agreement import check_equal
 from benchmarks.histories import make_events, make_table
 from benchmarks.machine import Floors
 from benchmarks.output import Row, plot_bars

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from benchmarks import __main__ as command
 from benchmarks import eager, sid_tier, sid_tier_embeddings, sid_tier_growth, sid_tier_update
-from benchmarks.contest import Contest, DiffersError
+from benchmarks.agreement import DiffersError
+from benchmarks.contest import Contest
 from benchmarks.histories import Batch, make_batch, make_edges, make_table, same_lengths
 from benchmarks.machine import Floors, peak_extra_mib
 from benchmarks.output import Row
