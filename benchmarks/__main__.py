@@ -11,7 +11,17 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import sid_tier, sid_tier_embeddings, sid_tier_growth, sid_tier_update
+from benchmarks import (
+    gated_fusion,
+    hard_search,
+    hard_search_attention,
+    hard_search_growth,
+    sid_tier,
+    sid_tier_embeddings,
+    sid_tier_growth,
+    sid_tier_update,
+    training_step,
+)
 from benchmarks.machine import Floors, describe, measure_floors
 from benchmarks.output import Row, format_table, write_csv
 from benchmarks.timing import CLOCKS, Clock
@@ -24,18 +34,25 @@ class Job:
     summary: str | None
 
 
+MODULES = (
+    sid_tier,
+    sid_tier_embeddings,
+    sid_tier_growth,
+    sid_tier_update,
+    hard_search,
+    hard_search_growth,
+    hard_search_attention,
+    gated_fusion,
+    training_step,
+)
 JOBS = {
-    "sid_tier": Job(sid_tier.run, sid_tier.plot, sid_tier.__doc__),
-    "sid_tier_embeddings": Job(
-        sid_tier_embeddings.run, sid_tier_embeddings.plot, sid_tier_embeddings.__doc__
-    ),
-    "sid_tier_growth": Job(sid_tier_growth.run, sid_tier_growth.plot, sid_tier_growth.__doc__),
-    "sid_tier_update": Job(sid_tier_update.run, sid_tier_update.plot, sid_tier_update.__doc__),
+    module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)
+    for module in MODULES
 }
 
 
 def make_parser() -> argparse.ArgumentParser:
-    jobs = "\n".join(f"  {name:<20} {job.summary}" for name, job in JOBS.items())
+    jobs = "\n".join(f"  {name:<22} {job.summary}" for name, job in JOBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=f"{__doc__}\n\njobs (all, if none is named):\n{jobs}",
@@ -100,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no job is called {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
     if options.list:
         for name, job in JOBS.items():
-            print(f"{name:<20} {job.summary}")
+            print(f"{name:<22} {job.summary}")
         return 0
     threads = options.threads or ([1] if options.quick else [1, 2])
     if min(threads) < 1:

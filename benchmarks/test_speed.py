@@ -12,9 +12,18 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import sid_tier, sid_tier_embeddings, sid_tier_update
+from benchmarks import (
+    gated_fusion,
+    hard_search,
+    hard_search_attention,
+    sid_tier,
+    sid_tier_embeddings,
+    sid_tier_update,
+    training_step,
+)
 from benchmarks.contest import Contest
 from benchmarks.histories import make_table
+from benchmarks.searches import make_neighbours
 
 Benchmark = Callable[[Callable[[], object]], object]
 
@@ -62,3 +71,34 @@ def test_sid_tier_update(benchmark: Benchmark, side: str, remove: str) -> None:
         stream.apply(sides[remove])
 
     benchmark(there_and_back)
+
+
+@pytest.mark.parametrize("side", ["ours", "top-k float", "top-k, distinct"])
+@pytest.mark.parametrize("neighbours", [0, 4])
+def test_hard_search(benchmark: Benchmark, neighbours: int, side: str) -> None:
+    setup = hard_search.Setup(users=32, neighbours=neighbours)
+    search = hard_search.Search(
+        setup.codes, setup.max_items, make_neighbours(setup.codes, neighbours)
+    )
+    contest = hard_search.make_contest(search, hard_search.make_inputs(setup, 1))
+    time_side(benchmark, contest, side)
+
+
+@pytest.mark.parametrize("side", ["ours", "SDPA, trimmed", "SDPA, packed"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_hard_search_attention(benchmark: Benchmark, backward: bool, side: str) -> None:
+    setup = hard_search_attention.Setup(users=8, backward=backward)
+    time_side(benchmark, hard_search_attention.make_contest(setup, 1), side)
+
+
+@pytest.mark.parametrize("side", ["ours", "cat + lerp", "rows"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_gated_fusion(benchmark: Benchmark, backward: bool, side: str) -> None:
+    setup = gated_fusion.Setup(backward, rows=3_072, compiled=False)
+    time_side(benchmark, gated_fusion.make_contest(setup, 1), side)
+
+
+@pytest.mark.parametrize("side", ["ours", "plain"])
+def test_training_step(benchmark: Benchmark, side: str) -> None:
+    _, steps = training_step.make_steps(training_step.Setup(batch_size=4))
+    benchmark(partial(steps[side], 0))
