@@ -5,16 +5,28 @@ GLASS (arXiv 2602.05663), semantic hard search.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor
 from glass_kernels.hard_search_attention.bag import hard_search_attention_bag
 from glass_kernels.hard_search_attention.reference import hard_search_attention_reference
+from glass_kernels.hard_search_attention.triton_ops import AVAILABLE as TRITON_AVAILABLE
+from glass_kernels.hard_search_attention.triton_ops import (
+    hard_search_attention_triton,
+    triton_takes,
+)
 
 __all__ = ["hard_search_attention"]
 
-_ATTENTION = {"eager": hard_search_attention_bag, "reference": hard_search_attention_reference}
+_ATTENTION: dict[str, Callable[..., Tensor]] = {
+    "eager": hard_search_attention_bag,
+    "reference": hard_search_attention_reference,
+}
+if TRITON_AVAILABLE:
+    _ATTENTION["triton"] = hard_search_attention_triton
 
 
 def hard_search_attention(
@@ -75,5 +87,9 @@ def hard_search_attention(
     check_ids("tokens", tokens, 0, num_tokens)
     check_ids("positions", positions, -1, tokens.shape[0])
     check_ids("lengths", lengths, 0, positions.shape[2] + 1)
-    attend = resolve("hard_search_attention", device, backend, _ATTENTION)
+    op, attention = "hard_search_attention", _ATTENTION
+    if not triton_takes(query):
+        op = f"{op} of {query.dtype} and {head_dim} columns a head"
+        attention = {name: run for name, run in _ATTENTION.items() if name != "triton"}
+    attend = resolve(op, device, backend, attention)
     return attend(query, key_table, value_table, tokens, positions, lengths, scale=scale)
