@@ -27,7 +27,7 @@ STABLE_TORCH_LIBRARY(glass, m) {
       "gated_fusion(Tensor short, Tensor retrieved, Tensor weight, Tensor bias,"
       " Tensor? has_retrieval, Tensor? gate_input) -> (Tensor, Tensor)");
   m.def(
-      "gated_fusion_backward(Tensor grad_out, Tensor? grad_gate, Tensor short, Tensor retrieved,"
-      " Tensor weight, Tensor gate, Tensor? has_retrieval, Tensor? gate_input)"
-      " -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "gated_fusion_backward(Tensor? grad_out, Tensor? grad_gate, Tensor short, Tensor retrieved,"
+      " Tensor weight, Tensor gate, Tensor? has_retrieval, Tensor? gate_input, bool of_inputs,"
+      " bool of_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }

@@ -5,16 +5,21 @@ GLASS (arXiv 2602.05663), adaptive gated fusion.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, check_tensor
+from glass_kernels.gated_fusion.library import AVAILABLE, gated_fusion_cpp
 from glass_kernels.gated_fusion.reference import gated_fusion_reference
 
 __all__ = ["gated_fusion"]
 
-_FUSION = {"reference": gated_fusion_reference}
+_FUSION: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"reference": gated_fusion_reference}
+if AVAILABLE:
+    _FUSION["cpp"] = gated_fusion_cpp
 
 
 def gated_fusion(
@@ -33,8 +38,8 @@ def gated_fusion(
     g = sigmoid([short ; retrieved] weight^T + bias), or sigmoid([gate_input ; retrieved] ...) when
     `gate_input` is given (the released code feeds the decoder state). Where `has_retrieval` is
     false, out = short exactly, g = 0, and no gradient reaches retrieved, weight, bias and
-    gate_input, whatever those rows of `retrieved` hold. Differentiable in short, retrieved, weight,
-    bias and gate_input.
+    gate_input, whatever those rows hold. Differentiable in short, retrieved, weight, bias and
+    gate_input.
 
     Args:
         short: float [..., d]; float32, bfloat16, float16 or float64.

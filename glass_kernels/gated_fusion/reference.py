@@ -21,9 +21,9 @@ def gated_fusion_reference(
         dtype = torch.float64 if short.dtype == torch.float64 else torch.float32
         near, far = short.to(dtype), retrieved.to(dtype)
         absent = None if has_retrieval is None else ~has_retrieval[..., None]
-        if absent is not None:  # such rows may hold anything, NaN included
-            far = far.masked_fill(absent, 0.0)
         first = near if gate_input is None else gate_input.to(dtype)
+        if absent is not None:  # such rows may hold anything, NaN included
+            first, far = first.masked_fill(absent, 0.0), far.masked_fill(absent, 0.0)
         logits = linear(torch.cat([first, far], dim=-1), weight.to(dtype), bias.to(dtype))
         gate = torch.sigmoid(logits)
         if absent is not None:

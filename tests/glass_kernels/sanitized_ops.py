@@ -99,6 +99,25 @@ def must_refuse(op, *arguments) -> None:
     raise AssertionError(f"{arguments} were taken")
 
 
+def fusion(op, backward) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for dtype, width, rows in product(dtypes, (1, 7, 33, 48), (0, 1, 11, 61)):
+        g = torch.Generator().manual_seed(0)
+        near, far, first, grad = torch.randn(4, rows, width, generator=g).to(dtype).unbind()
+        near, far, first, grad = (x.clone() for x in (near, far, first, grad))
+        weight = torch.randn(width, 2 * width, generator=g).to(dtype)
+        bias, kept = weight[:, 0].clone(), torch.rand(rows, generator=g) < 0.6
+        for has_retrieval, gate_input in ((None, None), (kept, first)):
+            out, gate = op(near, far, weight, bias, has_retrieval, gate_input)
+            assert out.isfinite().all()
+            inputs = near, far, weight, gate, has_retrieval, gate_input
+            for grads in ((grad, None), (None, grad), (grad, grad)):
+                for found in backward(*grads, *inputs, True, True):
+                    assert found.isfinite().all()
+            backward(grad, grad, *inputs, False, True)
+            backward(grad, grad, *inputs, True, False)
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -111,4 +130,5 @@ if __name__ == "__main__":
         searches(ops.bucket_history, ops.hard_search)
         broken_searches(ops.bucket_history, ops.hard_search)
         embedding_path(ops.sid_tier_from_embeddings, ops.tier_table)
+        fusion(ops.gated_fusion, ops.gated_fusion_backward)
     print("finished")

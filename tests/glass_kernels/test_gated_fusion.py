@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from glass_kernels.gated_fusion import gated_fusion
+from glass_kernels import use_backend
+from glass_kernels.gated_fusion import _FUSION, gated_fusion
 from glass_kernels.modules.gated_fusion import GatedFusion
 
 FLOAT_ARGUMENTS = ("short", "retrieved", "weight", "bias", "gate_input")
+
+
+@pytest.fixture(autouse=True, params=[name for name in _FUSION if name in ("reference", "cpp")])
+def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test on each backend for the CPU; Triton's interpreter has a process of its own."""
+    with use_backend(request.param):
+        yield
 
 
 def make(
