@@ -18,11 +18,11 @@ STABLE_TORCH_LIBRARY(glass, m) {
       " int max_items, int min_items) -> (Tensor, Tensor)");
   m.def(
       "hard_search_attention(Tensor query, Tensor key_table, Tensor value_table, Tensor tokens,"
-      " Tensor positions, Tensor lengths, float scale) -> (Tensor, Tensor)");
+      " Tensor positions, Tensor lengths, float scale) -> Tensor");
   m.def(
       "hard_search_attention_backward(Tensor grad, Tensor query, Tensor key_table,"
-      " Tensor value_table, Tensor tokens, Tensor positions, Tensor lengths, Tensor out,"
-      " Tensor log_sum, float scale) -> (Tensor, Tensor, Tensor)");
+      " Tensor value_table, Tensor tokens, Tensor positions, Tensor lengths, float scale)"
+      " -> (Tensor, Tensor, Tensor)");
   m.def(
       "gated_fusion(Tensor short, Tensor retrieved, Tensor weight, Tensor bias,"
       " Tensor? has_retrieval, Tensor? gate_input) -> (Tensor, Tensor)");

@@ -1,6 +1,6 @@
-"""Shapes of the attention's operators for compilers, and its autograd; for every backend.
+"""Shapes of the attention's operators for compilers, and its autograd.
 
-Every backend registers the same pair:
+For backends that keep the softmax's denominator (that of C++ keeps nothing: library.py):
 
 forward(query, key_table, value_table, tokens, positions, lengths, scale) -> (out, log_sum)
 backward(grad, query, key_table, value_table, tokens, positions, lengths, out, log_sum, scale)
