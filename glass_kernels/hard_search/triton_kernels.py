@@ -8,7 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glass_kernels.sid_tier.triton_common import _bounds, on_device
+from glass_kernels.sid_tier.triton_common import _bounds
+from glass_kernels.triton_launch import on_device
 
 EVENTS, CODES = 64, 64
 """Events and codes of a tile of `bucket_history`: 32 one-hot entries for each of 128 threads."""

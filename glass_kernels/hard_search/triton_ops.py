@@ -11,24 +11,16 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from glass_kernels.backend import triton_interpreted
 from glass_kernels.hard_search.fakes import bucket_history_fake, hard_search_fake
 from glass_kernels.hard_search.reference import HistoryIndex
+from glass_kernels.triton_launch import check_device
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
 
 
-def _check_device(op: str, device: torch.device) -> None:
-    if device.type == "cuda" or (device.type == "cpu" and triton_interpreted()):
-        return
-    raise RuntimeError(
-        f"{op} takes CUDA tensors, or CPU tensors under TRITON_INTERPRET=1; was on {device}"
-    )
-
-
 @torch.library.custom_op("glass::bucket_history_triton", mutates_args=())
 def _bucket_history(sid1: Tensor, offsets: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    _check_device("glass::bucket_history_triton", sid1.device)
+    check_device("glass::bucket_history_triton", sid1.device)
     from glass_kernels.hard_search.triton_kernels import bucket_history_launch
 
     return bucket_history_launch(sid1, offsets, num_codes)
@@ -43,7 +35,7 @@ def _hard_search(
     max_items: int,
     min_items: int,
 ) -> tuple[Tensor, Tensor]:
-    _check_device("glass::hard_search_triton", order.device)
+    check_device("glass::hard_search_triton", order.device)
     from glass_kernels.hard_search.triton_kernels import hard_search_launch
 
     return hard_search_launch(order, bucket_offsets, query_sid1, neighbours, max_items, min_items)
