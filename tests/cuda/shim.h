@@ -2,6 +2,7 @@
 //
 // The threads of a block are fibres; blocks run one after another. A fibre runs until it waits for
 // others, then another one is picked, at random after shim_seed(n != 0): first a warp, then a lane.
+// After that warps also run ahead of each other, as far as barriers let them.
 // Shared memory starts as 0xCD, and is a heap block of exactly the size asked for, so that
 // AddressSanitizer knows its end. Found and reported as a failed launch: threads that wait at
 // different barriers or for a thread that is gone, a lane outside its own mask, more shared memory
@@ -162,15 +163,27 @@ inline std::vector<unsigned> order(unsigned begin, unsigned end) {
   return numbers;
 }
 
+// Runs each thread of a warp that can, once; whether there was one.
+inline bool run_warp(unsigned warp) {
+  bool ran = false;
+  for (unsigned i : order(warp * kWarp, std::min((warp + 1) * kWarp, machine.size))) {
+    if (machine.threads[i].state != Thread::kReady) continue;
+    run_thread(machine.threads[i]);
+    ran = true;
+    if (!machine.error.empty()) return false;
+  }
+  return ran;
+}
+
+// A warp that has met may run ahead of the others, mostly.
 inline bool run_warps() {
   bool ran = false;
   for (unsigned warp : order(0, (machine.size + kWarp - 1) / kWarp)) {
-    for (unsigned i : order(warp * kWarp, std::min((warp + 1) * kWarp, machine.size))) {
-      if (machine.threads[i].state != Thread::kReady) continue;
-      run_thread(machine.threads[i]);
+    while (run_warp(warp)) {
       ran = true;
-      if (!machine.error.empty()) return false;
+      if (machine.seed == 0 || machine.random() % 8 == 0) break;
     }
+    if (!machine.error.empty()) return false;
   }
   return ran;
 }
@@ -280,6 +293,22 @@ T __shfl_down_sync(unsigned mask, T value, int by, int width = 32,
                    shim::Site site = shim::Site::current()) {
   return shim::shuffle(mask, value, static_cast<int>(shim::lane()) + by, width, site);
 }
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, int by, int width = 32,
+                 shim::Site site = shim::Site::current()) {
+  return shim::shuffle(mask, value, static_cast<int>(shim::lane()) - by, width, site);
+}
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value, shim::Site site = shim::Site::current()) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  shim::wait(shim::Thread::kInWarp, site, mask, shim::pack(value));
+  unsigned result = 0;
+  for (unsigned i = 0; i < 32; ++i) {
+    const bool same = shim::machine.current->all[i] == shim::pack(value);
+    if (mask >> i & 1) result |= static_cast<unsigned>(same) << i;
+  }
+  return result;
+}
 inline unsigned __ballot_sync(unsigned mask, int vote, shim::Site site = shim::Site::current()) {
   shim::wait(shim::Thread::kInWarp, site, mask, vote != 0);
   unsigned result = 0;
@@ -297,6 +326,7 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __uint_as_float(unsigned value) { return shim::bits<float>(value); }
 inline unsigned __float_as_uint(float value) { return shim::bits<unsigned>(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   const uint64_t pool = a | static_cast<uint64_t>(b) << 32;
   unsigned result = 0;
@@ -326,6 +356,9 @@ extern "C" __attribute__((used, visibility("default"))) inline void shim_seed(un
   shim::machine.seed = seed;
   shim::machine.error.clear();
   shim::machine.largest_shared = 0;
+}
+extern "C" __attribute__((used, visibility("default"))) inline const char* shim_error() {
+  return shim::machine.error.c_str();
 }
 extern "C" __attribute__((used, visibility("default"))) inline int shim_shared_bytes() {
   return static_cast<int>(shim::machine.largest_shared);

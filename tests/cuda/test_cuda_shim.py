@@ -33,11 +33,29 @@ __global__ void warps(int* out) {
   const unsigned odd = __ballot_sync(~0u, threadIdx.x & 1);
   const int down = __shfl_down_sync(~0u, static_cast<int>(threadIdx.x), 3);
   const int first = __shfl_sync(~0u, static_cast<int>(threadIdx.x), 1, 8);
+  const int up = __shfl_up_sync(~0u, static_cast<int>(threadIdx.x), 3);
+  const unsigned same = __match_any_sync(~0u, static_cast<long long>(threadIdx.x) % 5 << 40);
   if (threadIdx.x % 32 == 30) atomicAdd(out, sum);
   if (threadIdx.x == 1) out[1] = odd;
   if (threadIdx.x == 2) out[2] = down;
   if (threadIdx.x == 31) out[3] = down;
   if (threadIdx.x == 60) out[4] = first;
+  if (threadIdx.x == 33) out[5] = up;
+  if (threadIdx.x == 38) out[6] = up;
+  if (threadIdx.x == 37) out[7] = same;
+  if (threadIdx.x == 37) out[8] = __ffs(static_cast<int>(same));
+}
+
+// out[0] = 7, unless the first warp met itself three times before the second one ran
+__global__ void runs_ahead(int* out, bool barrier) {
+  __shared__ int seen;
+  const int warp = threadIdx.x / 32;
+  if (threadIdx.x == 0) seen = 0;
+  __syncthreads();
+  if (warp == 1 && threadIdx.x == 32) seen = 7;
+  if (barrier) __syncthreads();
+  for (int times = 0; times < 3; ++times) __syncwarp();
+  if (threadIdx.x == 0) out[0] = seen;
 }
 
 __global__ void leaves_early() {
@@ -80,6 +98,8 @@ EXPORT int run(int which, int* out) {
     case 5: return go(wrong_mask, 32, 0);
     case 6: return go(reads_what_nobody_wrote, 1, 4, out);
     case 7: return go(leaves_early, 2000, 0);
+    case 9: return go(runs_ahead, 64, 0, out, true);
+    case 10: return go(runs_ahead, 64, 0, out, false);
     default: return go(reads_what_nobody_wrote, 1, 50000, out);
   }
 }
@@ -109,17 +129,25 @@ def test_barrier(library: ctypes.CDLL, seed: int) -> None:
     assert run(library, 1, seed) != right
 
 
+def test_a_warp_may_run_ahead(library: ctypes.CDLL) -> None:
+    assert {run(library, 9, seed)[0] for seed in range(9)} == {7}
+    assert {run(library, 10, seed)[0] for seed in range(9)} == {0, 7}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_warps(library: ctypes.CDLL, seed: int) -> None:
     sums = 2 * sum(range(64))  # two blocks
-    assert run(library, 2, seed)[:5] == [sums, ctypes.c_int(0xAAAAAAAA).value, 5, 31, 57]
+    found = run(library, 2, seed)
+    assert found[:5] == [sums, ctypes.c_int(0xAAAAAAAA).value, 5, 31, 57]
+    same = sum(1 << lane for lane in range(32) if (32 + lane) % 5 == 37 % 5)
+    assert found[5:9] == [33, 35, same, 1]
 
 
 @pytest.mark.parametrize(
     ("which", "message"),
     [
-        (3, "deadlock: thread 0 waits at line 27 in block (0, 0)"),
-        (4, "deadlock: thread 0 waits at line 32"),
+        (3, "deadlock: thread 0 waits at line 45 in block (0, 0)"),
+        (4, "deadlock: thread 0 waits at line 50"),
         (5, "not in its own mask"),
         (7, "so many threads"),
         (8, "more shared memory than allowed"),
