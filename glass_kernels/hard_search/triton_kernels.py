@@ -11,8 +11,8 @@ from torch import Tensor
 from glass_kernels.sid_tier.triton_common import _bounds
 from glass_kernels.triton_launch import on_device
 
-EVENTS, CODES = 64, 64
-"""Events and codes of a tile of `bucket_history`: 32 one-hot entries for each of 128 threads."""
+EVENTS, CODES, WARPS = 64, 64, 8
+"""Events and codes of a tile of `bucket_history`: 16 one-hot entries for each thread."""
 SLOTS = 1024
 """Positions that a program of `hard_search` finds: of one query, or of several."""
 
@@ -136,8 +136,9 @@ def bucket_history_launch(sid1: Tensor, offsets: Tensor, num_codes: int) -> tupl
         return order, bucket_offsets
     with on_device(sid1):
         _bucket_history_kernel[(num_users * triton.cdiv(num_codes, CODES),)](
-            sid1, offsets, order, bucket_offsets, total, num_codes, BE=EVENTS, BK=CODES
-        )
+            sid1, offsets, order, bucket_offsets, total, num_codes,
+            BE=EVENTS, BK=CODES, num_warps=WARPS,
+        )  # fmt: skip
     return order, bucket_offsets
 
 

@@ -19,6 +19,8 @@ SAMPLE = (
     ",bf16 N=20 BE=64 BK=32 BD=32 warps=8 stages=1,sm_90a",
     ",fp16 N=255 BE=64 BK=16 BD=32 warps=8 stages=1,sm_100a",
     "sid_tier merge,,sm_90a",
+    "bucket_history,BE=64 BK=64 warps=8 stages=3,sm_100a",
+    "hard_search,M=30 BQ=32 BM=32 warps=4 stages=3,sm_90a",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
 
