@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#define GLASS_EXPORT extern "C" __attribute__((visibility("default")))
+#include "export.h"
 
 // Events that one block counts at most. Histories longer than this are cut at its multiples.
 GLASS_EXPORT int64_t glass_sid_tier_part(int64_t total, int64_t num_codes, int num_tiers,

@@ -13,6 +13,8 @@ from torch import Tensor
 from glass_kernels.backend import resolve
 from glass_kernels.checks import INTEGERS, check_tensor
 from glass_kernels.hard_search.checks import check_history, check_search
+from glass_kernels.hard_search.cuda import AVAILABLE as CUDA_AVAILABLE
+from glass_kernels.hard_search.cuda import bucket_history_cuda, hard_search_cuda
 from glass_kernels.hard_search.library import (
     AVAILABLE,
     bucket_history_cpp,
@@ -33,6 +35,9 @@ _SEARCH: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"reference": hard_se
 if AVAILABLE:
     _BUCKET["cpp"] = bucket_history_cpp
     _SEARCH["cpp"] = hard_search_cpp
+if CUDA_AVAILABLE:
+    _BUCKET["cuda"] = bucket_history_cuda
+    _SEARCH["cuda"] = hard_search_cuda
 if TRITON_AVAILABLE:
     _BUCKET["triton"] = bucket_history_triton
     _SEARCH["triton"] = hard_search_triton

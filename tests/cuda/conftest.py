@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import shimmed
+import shimmed_search
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,11 @@ def sid_tier_shim(tmp_path_factory: pytest.TempPathFactory) -> shimmed.SidTier:
         pytest.skip("no g++")
     folder = tmp_path_factory.mktemp("shim")
     return shimmed.SidTier(shimmed.build("sid_tier", folder))
+
+
+@pytest.fixture(scope="session")
+def hard_search_shim(tmp_path_factory: pytest.TempPathFactory) -> shimmed_search.HardSearch:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    folder = tmp_path_factory.mktemp("shim")
+    return shimmed_search.HardSearch(shimmed.build("hard_search", folder))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import shimmed
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sanitised import sanitised
 
 from glass_kernels import sid_tier
 from glass_kernels.sid_tier.reference import sid_tier_reference
@@ -132,37 +130,8 @@ def test_a_missing_barrier_is_found(which: int, tmp_path: Path) -> None:
         assert not np.array_equal(run(ids, offsets, table, 20, seed=seed), expected)
 
 
-def sanitised(
-    folder: Path, *flags: str, source: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Runs all cases in a process of its own, compiled with AddressSanitizer and UBSan."""
-    if shutil.which("g++") is None:
-        pytest.skip("no g++")
-    runtimes = []
-    for name in ("libasan.so", "libubsan.so"):
-        command = ["g++", f"-print-file-name={name}"]
-        path = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        if not Path(path).is_absolute():
-            pytest.skip(f"g++ has no {name}")
-        runtimes.append(path)
-    checks = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
-    library = shimmed.build("sid_tier", folder, *checks, *flags, source=source)
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": " ".join(runtimes),
-        "ASAN_OPTIONS": "detect_leaks=0",
-    }
-    return subprocess.run(
-        [sys.executable, str(Path(shimmed.__file__)), str(library)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    done = sanitised(tmp_path)
+    done = sanitised("sid_tier", shimmed, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "equal\n"
 
@@ -173,7 +142,7 @@ def test_sanitizers_find_a_row_past_the_end(tmp_path: Path) -> None:
     assert source.count(right) == 1
     source = source.replace(right, "id >= 0 && id <= call.num_items ?")
     source = source.replace("item < num_items_", "item <= num_items_")
-    done = sanitised(tmp_path, "-O0", source=source)
+    done = sanitised("sid_tier", shimmed, tmp_path, "-O0", source=source)
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr
 
