@@ -14,12 +14,17 @@ from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, check_tensor
 from glass_kernels.gated_fusion.library import AVAILABLE, gated_fusion_cpp
 from glass_kernels.gated_fusion.reference import gated_fusion_reference
+from glass_kernels.gated_fusion.triton_ops import AVAILABLE as TRITON_AVAILABLE
+from glass_kernels.gated_fusion.triton_ops import gated_fusion_triton
 
 __all__ = ["gated_fusion"]
 
 _FUSION: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"reference": gated_fusion_reference}
 if AVAILABLE:
     _FUSION["cpp"] = gated_fusion_cpp
+_FUSION_OF_FLOAT64 = dict(_FUSION)
+if TRITON_AVAILABLE:
+    _FUSION["triton"] = gated_fusion_triton
 
 
 def gated_fusion(
@@ -73,6 +78,10 @@ def gated_fusion(
         )  # fmt: skip
     if gate_input is not None:
         check_tensor("gate_input", gate_input, shape=short.shape, dtypes=dtypes, device=device)
-    fuse = resolve("gated_fusion", device, backend, _FUSION)
+    wide = short.dtype == torch.float64
+    fuse = resolve(
+        "gated_fusion of float64" if wide else "gated_fusion", device, backend,
+        _FUSION_OF_FLOAT64 if wide else _FUSION,
+    )  # fmt: skip
     out, gate = fuse(short, retrieved, weight, bias, has_retrieval, gate_input=gate_input)
     return (out, gate) if return_gate else out
