@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass.config import ModelConfig
+from glass.models.dropout import Dropout
 from glass.models.layers import FeedForward, Projections, RelativePositionBias, SelfAttention
 from glass_kernels.modules import GatedFusion, RetrievedAttention
 
@@ -69,7 +70,7 @@ class DecoderLayer(nn.Module):
             )
         self.ff_norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.ff = FeedForward(config.d_model, config.d_ff, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.keep_gate = False
         self.gate: Tensor | None = None  # [B, S, P, C] of the last forward while `keep_gate`
 
@@ -131,7 +132,7 @@ class Decoder(nn.Module):
         self.position = RelativePositionBias(config.num_heads, bidirectional=False)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def memory(self, encoded: Tensor, valid: Tensor | None, table: Tensor | None) -> Memory:
         """Project the encoder output [B, N, C] and the token table [Vt, C] once for all layers."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from glass.config import ModelConfig
+from glass.models.dropout import Dropout
 from glass.models.layers import FeedForward, RelativePositionBias, SelfAttention
 
 
@@ -18,7 +19,7 @@ class EncoderLayer(nn.Module):
         self.attention = SelfAttention(config.d_model, config.num_heads, config.head_dim)
         self.ff_norm = nn.RMSNorm(config.d_model, eps=1e-6)
         self.ff = FeedForward(config.d_model, config.d_ff, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """x [B, N, C], bias [B, H, N, N] -> [B, N, C]."""
@@ -36,7 +37,7 @@ class Encoder(nn.Module):
         self.position = RelativePositionBias(config.num_heads, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = nn.RMSNorm(config.d_model, eps=1e-6)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """x [B, N, C], valid bool [B, N] -> [B, N, C]; padded positions are never attended to.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glass.models.dropout import Dropout
 from glass_kernels.modules import RetrievedAttention
 
 
@@ -107,11 +108,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.up = nn.Linear(d_model, d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., C] -> [..., C]."""
-        hidden: Tensor = self.down(self.dropout(F.relu(self.up(x))))
+        hidden: Tensor = self.down(self.dropout.of_relu_(self.up(x)))
         return hidden
 
 
