@@ -16,7 +16,7 @@ from glass.sid import SidTable
 from glass.training.checkpoint import fingerprint
 
 KEY = "fingerprint"
-TRAINING_VERSION = 2
+TRAINING_VERSION = 3
 """Raise when the same settings, data and SIDs come to give other weights: a change of the model or
 of an operation below it, of batches, loss, optimiser or validation. Finished models and half done
 trainings are then made anew. Leave it when a result is the same, only sooner."""
