@@ -21,6 +21,7 @@ from glass.data import Dataset, Samples
 from glass.data.batches import Collator, sequential_batches
 from glass.evaluation import SidCatalogue, write_json_atomic
 from glass.generation import generate
+from glass.memory import keep_freed_memory
 from glass.models import Glass
 from glass.pipeline.keys import KEY, stored_key, system_config, training_key
 from glass.sid import SidTable
@@ -88,6 +89,8 @@ def train_system(
         return
     _start_anew_unless(folder / "training" / system, key)
     model_config = system_config(system, config.model)
+    if device().type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.train.seed)
     model = Glass.from_data(model_config, table, dataset).to(device())
     trie = make_trie(table)
