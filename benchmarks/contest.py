@@ -16,8 +16,12 @@ Run = Callable[[Any], Any]
 """The work on one batch of the job."""
 
 
-def rotated(run: Run, batches: Sequence[Any]) -> Side:
-    return lambda number: run(batches[number % len(batches)])
+def rotated(run: Run, batches: Sequence[Any], calls: int = 1) -> Side:
+    def side(number: int) -> None:
+        for _ in range(calls):
+            run(batches[number % len(batches)])
+
+    return side
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class Contest:
     agree: Agree = exactly
     """What a result must have in common with the reference's."""
     ours_agree: Agree = exactly
-    evict: bool = True
-    """Empty the caches before every call; not where a program would find its inputs there."""
+    warm_calls: int = 0
+    """Calls of a side timed together, with its inputs in the caches: for what takes microseconds
+    and has its inputs there in a program too. 0: one call, with empty caches."""
 
     def best_forms(self) -> dict[str, str]:
         """The fastest plain and the fastest compiled form, under "eager" and "compiled"."""
@@ -95,11 +100,12 @@ class Contest:
         timed = {"ours": self.ours, **self.others}
         timed |= {kind: every[kind][name] for kind, name in forms.items()}
         timed |= self.yardsticks
-        runs = {name: rotated(run, self.batches) for name, run in timed.items()}
+        calls = max(self.warm_calls, 1)
+        runs = {name: rotated(run, self.batches, calls) for name, run in timed.items()}
         row: Row = {f"{kind} form": name for kind, name in forms.items()}
-        times = interleaved(runs, seconds=seconds, least=least, evict=self.evict)
+        times = interleaved(runs, seconds=seconds, least=least, evict=not self.warm_calls)
         for name, timing in times.items():
-            row |= timing.columns(name)
+            row |= timing.of_one(calls).columns(name)
         return row
 
     def memory(self, times: Row) -> Row:

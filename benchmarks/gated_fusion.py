@@ -162,7 +162,7 @@ def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
         compiled=compiled,
         agree=float32_close,
         ours_agree=float32_close,
-        evict=setup.rows > 1_000,
+        warm_calls=0 if setup.rows > 1_000 else 50,
     )
 
 

@@ -127,7 +127,7 @@ def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
         },
         agree=float32_close,
         ours_agree=float32_close,
-        evict=setup.users > 1,
+        warm_calls=0 if setup.users > 1 else 10,
     )
 
 

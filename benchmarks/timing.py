@@ -42,6 +42,10 @@ class Timing:
     q1: float
     q3: float
 
+    def of_one(self, calls: int) -> Timing:
+        """Of one of `calls` that were timed together."""
+        return Timing(self.ms / calls, self.q1 / calls, self.q3 / calls)
+
     def columns(self, name: str) -> dict[str, float]:
         return {f"{name} ms": self.ms, f"{name} ms q1": self.q1, f"{name} ms q3": self.q3}
 
