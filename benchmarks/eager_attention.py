@@ -7,7 +7,7 @@ projects the token table once and gathers its rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -124,6 +124,19 @@ def packed(layer: Layer) -> Tensor:
     return attend(layer, keys, values, found, fused=True)
 
 
+def by_length(layer: Layer, parts: int = 8) -> Tensor:
+    """Sets in order of length, a part at a time, each trimmed to its own longest set."""
+    order = layer.lengths.flatten().argsort()
+    query, positions = (x.flatten(0, 1)[order] for x in (layer.query, layer.positions))
+    lengths = layer.lengths.flatten()[order]
+    out = []
+    for part in torch.arange(len(order)).chunk(parts):
+        inputs = {"query": query[part], "positions": positions[part], "lengths": lengths[part]}
+        one = replace(layer, **{name: value[None] for name, value in inputs.items()})
+        out.append(gather_project(one)[0])
+    return torch.cat(out)[order.argsort()].view(layer.query.shape)
+
+
 def projected_rows(layer: Layer) -> Tensor:
     """Projects the table once, and gathers its rows."""
     found = gathered(layer, trim=True)
@@ -140,5 +153,6 @@ FORMS = {
     "softmax, trimmed": lambda layer: gather_project(layer, fused=False),
     "SDPA, one product": one_product,
     "SDPA, packed": packed,
+    "SDPA, by length": by_length,
 }
 """Gather + project + attention."""
