@@ -7,6 +7,7 @@ projects the token table once and gathers its rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -124,7 +125,7 @@ def packed(layer: Layer) -> Tensor:
     return attend(layer, keys, values, found, fused=True)
 
 
-def by_length(layer: Layer, parts: int = 8) -> Tensor:
+def by_length(layer: Layer, form: Callable[[Layer], Tensor], parts: int = 8) -> Tensor:
     """Sets in order of length, a part at a time, each trimmed to its own longest set."""
     order = layer.lengths.flatten().argsort()
     query, positions = (x.flatten(0, 1)[order] for x in (layer.query, layer.positions))
@@ -133,18 +134,20 @@ def by_length(layer: Layer, parts: int = 8) -> Tensor:
     for part in torch.arange(len(order)).chunk(parts):
         inputs = {"query": query[part], "positions": positions[part], "lengths": lengths[part]}
         one = replace(layer, **{name: value[None] for name, value in inputs.items()})
-        out.append(gather_project(one)[0])
+        out.append(form(one)[0])
     return torch.cat(out)[order.argsort()].view(layer.query.shape)
 
 
 def projected_rows(layer: Layer) -> Tensor:
-    """Projects the table once, and gathers its rows."""
-    found = gathered(layer, trim=True)
-    keys, values = (
-        split(embedding(found.tokens, linear(layer.embeddings, weight)), layer)
-        for weight in (layer.key_weight, layer.value_weight)
-    )
-    return attend(layer, keys, values, found, fused=True)
+    """Projects the table once, and gathers its rows; sets in order of length."""
+    tables = [linear(layer.embeddings, weight) for weight in (layer.key_weight, layer.value_weight)]
+
+    def rows(part: Layer) -> Tensor:
+        found = gathered(part, trim=True)
+        keys, values = (split(embedding(found.tokens, table), part) for table in tables)
+        return attend(part, keys, values, found, fused=True)
+
+    return by_length(layer, rows)
 
 
 FORMS = {
@@ -153,6 +156,6 @@ FORMS = {
     "softmax, trimmed": lambda layer: gather_project(layer, fused=False),
     "SDPA, one product": one_product,
     "SDPA, packed": packed,
-    "SDPA, by length": by_length,
+    "SDPA, by length": lambda layer: by_length(layer, gather_project),
 }
 """Gather + project + attention."""
