@@ -6,18 +6,14 @@
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <type_traits>
 #include <vector>
 
-#include "../common/floats.h"
 #include "bag_attention.h"
 #include "head_lanes.h"
+#include "row_packer.h"
 #include "token_bags.h"
 
 namespace glass {
-
-template <typename T>
-using Accumulated = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 template <typename Real>
 struct AlignedRows {
@@ -31,44 +27,6 @@ struct AlignedRows {
       : rows(static_cast<Real*>(::operator new(sizeof(Real) * std::max<int64_t>(count * row, 1),
                                                std::align_val_t{64}))) {}
   Real* get() const { return rows.get(); }
-};
-
-// Plain rows [heads * head_dim] of a tensor to and from the layout.
-template <typename T>
-class RowPacker {
- public:
-  using Real = Accumulated<T>;
-
-  explicit RowPacker(const HeadLanes& lanes) : lanes_(lanes), plain_(lanes.at.size()) {}
-
-  void pack(const T* from, Real factor, Real* to) {
-    const size_t size = plain_.size();
-    for (size_t i = 0; i < size; ++i) plain_[i] = widen(from[i]) * factor;
-    std::fill_n(to, lanes_.row, Real{0});
-    for (size_t i = 0; i < size; ++i) to[lanes_.at[i]] = plain_[i];
-  }
-  void unpack(const Real* from, Real factor, T* to) {
-    const size_t size = plain_.size();
-    for (size_t i = 0; i < size; ++i) plain_[i] = from[lanes_.at[i]] * factor;
-    for (size_t i = 0; i < size; ++i) narrow(plain_[i], to[i]);
-  }
-
- private:
-  static Real widen(T value) {
-    if constexpr (std::is_same_v<T, double>)
-      return value;
-    else
-      return to_float(value);
-  }
-  static void narrow(Real value, T& to) {
-    if constexpr (std::is_same_v<T, double>)
-      to = value;
-    else
-      from_float(value, to);
-  }
-
-  const HeadLanes& lanes_;
-  std::vector<Real> plain_;
 };
 
 template <typename T>
@@ -85,7 +43,7 @@ struct BagProblem {
   const Retrieved& retrieved;
   BagKernel<Real> kernel;
 
-  int64_t plain_row() const { return static_cast<int64_t>(lanes.at.size()); }
+  int64_t plain_row() const { return lanes.heads * lanes.head_dim; }
 };
 
 template <typename T>

@@ -149,6 +149,11 @@ class Attention {
       RowPacker<T> packer(problem_.lanes);
       std::vector<Real> sum(row);
       const auto add_up = [&](int64_t token, auto grad, T* to) {
+        const auto met = [&](const auto& worker) { return worker->met(token); };
+        if (std::none_of(workers_.begin(), workers_.end(), met)) {
+          std::fill_n(to + token * plain, plain, T{});
+          return;
+        }
         std::fill(sum.begin(), sum.end(), Real{0});
         for (const auto& worker : workers_) {
           if (!worker->met(token)) continue;

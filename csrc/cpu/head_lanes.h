@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
 namespace glass {
 
@@ -14,9 +13,7 @@ struct HeadLanes {
   int64_t heads, head_dim, width;
   int64_t parts = 1;  // lanes of a head
   int64_t blocks = 0, steps = 0;
-  int64_t row = 0;               // numbers in a packed row
-  std::vector<int32_t> at;       // [heads * head_dim], where each number of a plain row goes
-  std::vector<int32_t> head_at;  // [heads], first lane of each head among blocks * width
+  int64_t row = 0;  // numbers in a packed row
 
   HeadLanes(int64_t num_heads, int64_t dim, int64_t vector_width)
       : heads(num_heads), head_dim(dim), width(vector_width) {
@@ -32,15 +29,12 @@ struct HeadLanes {
       steps = (dim + split - 1) / split;
     }
     row = blocks * steps * width;
+  }
+
+  // Where the first number of a head goes; each `step` further are the next `parts` numbers.
+  int64_t first(int64_t head) const {
     const int64_t per_block = width / parts;
-    for (int64_t head = 0; head < heads; ++head) {
-      const int64_t block = head / per_block, lane = head % per_block * parts;
-      head_at.push_back(static_cast<int32_t>(block * width + lane));
-      for (int64_t d = 0; d < head_dim; ++d) {
-        const int64_t step = block * steps + d / parts;
-        at.push_back(static_cast<int32_t>(step * width + lane + d % parts));
-      }
-    }
+    return head / per_block * steps * width + head % per_block * parts;
   }
 
  private:
