@@ -35,8 +35,9 @@ class RowPacker {
       : lanes_(lanes), size_(lanes.heads * lanes.head_dim), plain_(size_ + 3 * lanes.head_dim) {}
 
   void pack(const T* from, Real factor, Real* to) {
-    Real* plain = plain_.data();
-    for (int64_t i = 0; i < size_; ++i) plain[i] = widen(from[i]) * factor;
+    Real* __restrict plain = plain_.data();  // else the compiler makes no vectors of the loop
+    const int64_t size = size_;
+    for (int64_t i = 0; i < size; ++i) plain[i] = widen(from[i]) * factor;
     if constexpr (std::is_same_v<Real, float>) {
       if (transposes()) return pack_transposed(to);
     }
@@ -53,8 +54,8 @@ class RowPacker {
   }
 
   void unpack(const Real* from, Real factor, T* to) {
-    Real* plain = plain_.data();
-    const int64_t dim = lanes_.head_dim, parts = lanes_.parts, width = lanes_.width;
+    Real* __restrict plain = plain_.data();
+    const int64_t size = size_, dim = lanes_.head_dim, parts = lanes_.parts, width = lanes_.width;
     for (int64_t head = 0; head < lanes_.heads; ++head) {
       const Real* step = from + lanes_.first(head);
       Real* numbers = plain + head * dim;
@@ -63,7 +64,7 @@ class RowPacker {
         for (int64_t part = 0; part < most; ++part) numbers[d + part] = step[part];
       }
     }
-    for (int64_t i = 0; i < size_; ++i) narrow(plain[i] * factor, to[i]);
+    for (int64_t i = 0; i < size; ++i) narrow(plain[i] * factor, to[i]);
   }
 
  private:

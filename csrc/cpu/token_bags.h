@@ -54,8 +54,9 @@ struct Retrieved {
     return static_cast<const char*>(positions) + set * max_items * position_bytes();
   }
   bool same(int64_t a, int64_t b) const {
-    return lengths[a] == lengths[b] &&
-           std::memcmp(row(a), row(b), lengths[a] * position_bytes()) == 0;
+    const int64_t length = lengths[a];
+    return length == lengths[b] &&
+           (length == 0 || std::memcmp(row(a), row(b), length * position_bytes()) == 0);
   }
   // Equal for equal sets, and nearly always different for others.
   uint64_t hash(int64_t set) const {

@@ -118,6 +118,41 @@ def fusion(op, backward) -> None:
             backward(grad, grad, *inputs, True, False)
 
 
+def attention(op, backward) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    shapes = ((1, 1), (2, 5), (6, 16), (9, 3), (17, 4))
+    for dtype, (heads, dim), width, most in product(dtypes, shapes, (0, 1, 2, 3, 4, 7), (0, 1, 25)):
+        tokens, events = 40, 30
+        query = torch.randn(2, 5, width, heads, dim).to(dtype)
+        keys, values = torch.randn(2, tokens, heads, dim).to(dtype).unbind()
+        keys, values = keys.clone(), values.clone()
+        ids = torch.randint(0, tokens, (events, 3), dtype=torch.int32)
+        ids[-1] = tokens - 1  # the end of the tables is read
+        positions = torch.randint(-1, events, (2, 5, most))
+        lengths = torch.randint(0, most + 1, (2, 5))
+        positions[:, 1], lengths[:, 1] = positions[:, 0], lengths[:, 0]  # a shared bag
+        inputs = query, keys, values, ids, positions, lengths, 0.5
+        assert op(*inputs).isfinite().all()
+        for grad in backward(torch.ones_like(query), *inputs):
+            assert grad.isfinite().all()
+    large = torch.randn(4, 9, 9, 6, 16)  # more than one part
+    sets = torch.randint(0, events, (4, 9, 70)), torch.full((4, 9), 70)
+    keys, values = torch.randn(40, 6, 16), torch.randn(40, 6, 16)
+    inputs = large, keys, values, ids, *sets, 1.0
+    assert op(*inputs).isfinite().all()
+    backward(large, *inputs)
+
+
+def broken_attention(op) -> None:
+    query, table = torch.randn(1, 2, 1, 2, 3), torch.randn(4, 2, 3)
+    good = [torch.zeros(5, 2, dtype=torch.int64), torch.zeros(1, 2, 3).int(), torch.full((1, 2), 3)]
+    op(query, table, table, *good, 1.0)
+    for which, value in ((0, 4), (0, -1), (0, 2**40), (1, 5), (1, -2), (2, 4), (2, -1)):
+        wrong = [tensor.clone() for tensor in good]
+        wrong[which].view(-1)[-1 if which else 0] = value
+        must_refuse(op, query, table, table, *wrong, 1.0)
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -131,4 +166,6 @@ if __name__ == "__main__":
         broken_searches(ops.bucket_history, ops.hard_search)
         embedding_path(ops.sid_tier_from_embeddings, ops.tier_table)
         fusion(ops.gated_fusion, ops.gated_fusion_backward)
+        attention(ops.hard_search_attention, ops.hard_search_attention_backward)
+        broken_attention(ops.hard_search_attention)
     print("finished")
