@@ -2,13 +2,14 @@
 
 Without positional bias a token that a set holds c times has the weight c exp(score), so attention
 is dense over the small table with log2 c as bias (-inf: absent). Its work is matrix products of
-tiles of rows (one position of one set each, whatever the set) with blocks of the table; sets that
-are empty, or smaller than others, cost what the others do, and nothing depends on M but the bag.
-Bytes: 4 Vt a set for the bias, made anew by the backward and never kept between the two.
+tiles of rows with blocks of the table, where a row is one position of one set: small P fills tiles
+as well as large P does. Only the bag depends on M. Bytes: 4 Vt a set for the bias, at most
+BIAS_BYTES at a time; the backward makes it anew.
 
-The work grows with B S P Vt, that of gathering tokens with B S P M n_tok: with tables of many times
-M n_tok rows gathering is less work, though not by tensor cores. No block is skipped because it is
-empty: the tokens of a tile's sets lie in nearly all blocks of a table of any size that is used.
+The work grows with B S P Vt, that of gathering tokens with B S P M n_tok: where Vt is many times
+M n_tok, gathering has less of it, though not for tensor cores. Blocks are not looked at for being
+empty: even of 3 x 8192 tokens, the sets of one tile (some tens, of 100 events) leave empty only
+most blocks of the first level, and a branch around the loads would keep them from being in flight.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls

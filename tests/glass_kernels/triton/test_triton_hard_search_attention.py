@@ -12,6 +12,7 @@ from torch import Tensor
 
 from glass_kernels import hard_search_attention
 from glass_kernels.hard_search_attention import triton_backward, triton_common, triton_forward
+from glass_kernels.hard_search_attention.bag import token_counts
 from glass_kernels.hard_search_attention.triton_settings import FORWARD, TABLE_GRADS, Settings
 
 OP = torch.ops.glass.hard_search_attention_triton
@@ -88,6 +89,21 @@ def assert_right(given: Problem) -> None:
 )
 def test_equals_reference(shape, sizes: dict[str, int], device) -> None:
     assert_right(problem(shape, **sizes, device=device))
+
+
+@pytest.mark.parametrize(("num_tokens", "bins"), [(9, 64), (130, 256), (130, 32)])
+def test_bag(num_tokens: int, bins: int, device, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = problem(num_tokens=num_tokens, most=33, device=device)
+    sets = triton_common.flat_sets(given["tokens"], given["positions"], given["lengths"])
+    stride = triton_common.padded(num_tokens)
+    bias = torch.full((13, stride), float("nan"), device=device)  # a row too many
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: bias)
+    monkeypatch.setattr(triton_common, "MAX_BINS", bins)
+    triton_common.make_bias(*sets, num_tokens)
+    expected = token_counts(given["tokens"], given["positions"], given["lengths"], num_tokens)
+    torch.testing.assert_close(bias[:12, :num_tokens], expected.flatten(0, 1).float().log2())
+    assert (bias[:12, num_tokens:] == -float("inf")).all()
+    assert bias[12].isnan().all()
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -186,7 +202,8 @@ def test_empty_sets_give_zeros_and_zero_gradients(kind: str, device) -> None:
 def test_nan_stays_in_its_set(device) -> None:
     given = problem((2, 3, 2, 1, 16), device=device)
     clean = results(given, "triton")
-    given["query"][1, 1] = float("nan")
+    given["query"][0, 0] = given["query"][1, 1] = float("nan")
+    assert given["lengths"][0, 0] == 0
     assert given["lengths"][1, 1] > 0
     out, query_grad, *_ = results(given, "triton")
     for result, before in ((out, clean[0]), (query_grad, clean[1])):
@@ -231,7 +248,7 @@ def raw(given: Problem) -> tuple[Any, ...]:
     return tuple(given.values())
 
 
-@pytest.mark.parametrize("wrong", [-(2**45), -2, 2**31, 2**45])
+@pytest.mark.parametrize("wrong", [-(2**45), -2, 20, 2**31, 2**45])  # 20 is in the padding
 def test_raw_op_stays_in_bounds(wrong: int, device) -> None:
     given = problem(ids=torch.int64, device=device)
     assert given["lengths"][0, 3] == 3
