@@ -21,6 +21,10 @@ SAMPLE = (
     "sid_tier merge,,sm_90a",
     "bucket_history,BE=64 BK=64 warps=8 stages=3,sm_100a",
     "hard_search,M=30 BQ=32 BM=32 warps=4 stages=3,sm_90a",
+    "hard_search_attention bag,,sm_80",
+    "hard_search_attention,bf16 BD=64 BR=64 BV=64 warps=4 stages=3,sm_90a",
+    "hard_search_attention query grad,fp32 BD=128 BR=32 BV=16 warps=8 stages=1,sm_80",
+    "hard_search_attention table grads,bf16 BD=128 BR=32 BV=64 warps=8 stages=2,sm_100a",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
 
