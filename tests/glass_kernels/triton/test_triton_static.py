@@ -25,6 +25,7 @@ SAMPLE = (
     "hard_search_attention,bf16 BD=64 BR=64 BV=64 warps=4 stages=3,sm_90a",
     "hard_search_attention query grad,fp32 BD=128 BR=32 BV=16 warps=8 stages=1,sm_80",
     "hard_search_attention table grads,bf16 BD=128 BR=32 BV=64 warps=8 stages=2,sm_100a",
+    "gated_fusion,bf16 BM=64 BN=64 BK=32 warps=4 stages=3,sm_100a",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
 
