@@ -46,3 +46,19 @@ def test_forward_is_one_graph(config: ModelConfig) -> None:
             torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
     assert len(graphs) == 1
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_training_step_is_captured_whole() -> None:
+    """Forward and backward through AOT autograd, on the backends that run by themselves."""
+    torch._dynamo.reset()
+    model = toy_model(GLASS)
+    batch = toy_batch(random_histories(4, (2, 25)), [[1], [2, 3], [4], [5]], GLASS)
+    results = []
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        model.zero_grad()
+        loss = run(batch).loss
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in model.parameters())])
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
