@@ -180,7 +180,7 @@ GLASS_INLINE void spread(const HeadLanes& lanes, const Bag<typename V::Real>& ba
   }
 }
 
-// weights[u] = scores[u] - largest score, of one query.
+// The largest score of each query; of the bag alone, not of the entries past its end.
 template <typename V, int Queries>
 GLASS_INLINE void find_largest(const Bag<typename V::Real>& bag, const typename V::Real* scores,
                                typename V::type (&largest)[Queries]) {

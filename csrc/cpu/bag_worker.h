@@ -37,7 +37,7 @@ struct BagProblem {
   const T* grad;  // of the result
   bool backward;  // else there is no grad
   T* out;         // the result, or the gradient of the query
-  int64_t sets, sets_per_user, positions;
+  int64_t sets_per_user, positions;
   Real scale;
   const HeadLanes& lanes;
   const Retrieved& retrieved;

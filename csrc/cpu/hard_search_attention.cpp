@@ -206,7 +206,6 @@ void with_problem(const Inputs& in, const Tensor* grad, Tensor& out, double scal
                               grad ? data(*grad) : nullptr,
                               grad != nullptr,
                               static_cast<T*>(out.mutable_data_ptr()),
-                              in.lengths.numel(),
                               in.query.size(1),
                               in.query.size(2),
                               static_cast<Real>(scale),
