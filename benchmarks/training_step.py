@@ -26,7 +26,8 @@ from glass_kernels import use_backend
 ITEMS, VECTOR_DIM, BATCHES = 13_000, 128, 2
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
-"""Of a parameter's largest gradient: eight layers of float32, summed in another order."""
+"""Of the norm of a parameter's gradient: eight layers of float32, summed in another order. Not of
+single entries: a hidden unit whose sum is nearly 0 may be let through on one side alone."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def check(glass: Glass, plain: PlainGlass, batch: Batch) -> None:
         if found.keys() != wanted.keys():
             raise DiffersError(f"{name}: other parameters have gradients than in the reference")
         for key, gradient in wanted.items():
-            error = float((found[key] - gradient).abs().max())
-            if not error <= GRADIENT_TOLERANCE * float(gradient.abs().max()):
+            error = float((found[key] - gradient).norm())
+            if not error <= GRADIENT_TOLERANCE * float(gradient.norm()):
                 raise DiffersError(f"{name}: gradient of {key} differs by {error:.1e}")
     glass.train()
     plain.train()
