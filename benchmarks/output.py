@@ -79,6 +79,7 @@ def plot_bars(
             axes.barh(places, lengths, height=height, label=value)
     names = [", ".join(f"{key} {_text(row[key])}" for key in label) for row in rows]
     axes.set_yticks([n + 0.4 - height / 2 for n in range(len(rows))], names)
+    axes.margins(y=0.5 / max(len(rows), 1))
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlabel(unit)
