@@ -192,7 +192,7 @@ def make_steps(setup: Setup) -> tuple[Glass, dict[str, Callable[[int], None]]]:
 
 
 def in_turn(steps: dict[str, Callable[[int], None]], quick: bool) -> dict[str, Timing]:
-    return interleaved(steps, seconds=0.5 if quick else 20.0, least=2 if quick else 5)
+    return interleaved(steps, seconds=0.5 if quick else 20.0, least=2 if quick else 3)
 
 
 def run(quick: bool, floors: Floors) -> list[Row]:
