@@ -94,6 +94,7 @@ def test_cuda_is_left_to_a_torch_that_has_it(checkout: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@pytest.mark.static
 def test_cuda_library_loads_without_a_gpu(checkout: Path) -> None:
     shutil.rmtree(checkout / "csrc" / "cpu")
     done = build(checkout, GLASS_BUILD_CPP="0", GLASS_BUILD_CUDA="1", GLASS_CUDA_ARCHS="90")
