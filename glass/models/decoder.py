@@ -15,8 +15,9 @@ from torch.nn import functional as F
 
 from glass.config import ModelConfig
 from glass.models.dropout import Dropout
-from glass.models.layers import FeedForward, Projections, RelativePositionBias, SelfAttention
+from glass.models.layers import FeedForward, RelativePositionBias, SelfAttention
 from glass_kernels.modules import GatedFusion, RetrievedAttention
+from glass_kernels.modules.projections import Projections
 
 
 @dataclass(frozen=True)

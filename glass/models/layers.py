@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glass.models.dropout import Dropout
-from glass_kernels.modules import RetrievedAttention
+from glass_kernels.modules.projections import Projections
 
 
 class RelativePositionBias(nn.Module):
@@ -52,28 +52,6 @@ class RelativePositionBias(nn.Module):
         """Bias [1, H, Q - first_query, N] of queries first_query .. Q-1."""
         index = self.buckets(num_queries, num_keys, self.weight.device)[first_query:]
         return F.embedding(index, self.weight).permute(2, 0, 1)[None]
-
-
-class Projections(nn.Module):
-    """Query, key, value and output projections of one attention block."""
-
-    def __init__(self, d_model: int, num_heads: int, head_dim: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.head_dim = head_dim
-        inner = num_heads * head_dim
-        self.query = nn.Linear(d_model, inner, bias=False)
-        self.key = nn.Linear(d_model, inner, bias=False)
-        self.value = nn.Linear(d_model, inner, bias=False)
-        self.output = nn.Linear(inner, d_model, bias=False)
-
-    def split(self, x: Tensor) -> Tensor:
-        """[..., H*D] -> [..., H, D]."""
-        return torch.unflatten(x, -1, (self.num_heads, self.head_dim))
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[..., C] -> keys and values [..., H, D]."""
-        return self.split(self.key(x)), self.split(self.value(x))
 
 
 class SelfAttention(nn.Module):
@@ -119,7 +97,7 @@ class FeedForward(nn.Module):
 def initialise(module: nn.Module, d_model: int) -> None:
     """T5's initialisation: variances that make attention logits O(1) without 1/sqrt(d)."""
     for child in module.modules():
-        if isinstance(child, (Projections, RetrievedAttention)):
+        if isinstance(child, Projections):
             inner = child.num_heads * child.head_dim
             nn.init.normal_(child.query.weight, std=(d_model * child.head_dim) ** -0.5)
             nn.init.normal_(child.key.weight, std=d_model**-0.5)
@@ -132,7 +110,7 @@ def initialise(module: nn.Module, d_model: int) -> None:
             nn.init.normal_(child.weight, std=d_model**-0.5)
 
 
-def initialise_copy(proj: Projections | RetrievedAttention, query_scale: float = 0.3) -> None:
+def initialise_copy(proj: Projections, query_scale: float = 0.3) -> None:
     """Starts a cross-attention as a copy: output(value(x)) = x and nearly uniform attention.
 
     With the tied head, the logits then begin as the frequencies of the codes attended to.

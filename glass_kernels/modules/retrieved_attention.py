@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from glass_kernels.checks import FLOATS, check_tensor
 from glass_kernels.hard_search_attention import hard_search_attention
+from glass_kernels.modules.projections import Projections
 
 
-class RetrievedAttention(nn.Module):
+class RetrievedAttention(Projections):
     """Z_ret of GLASS (arXiv 2602.05663): decoder states attend to the items that a search found.
 
     Of a decoder layer's own cross-attention this has the projections of query, key, value and
@@ -38,23 +38,13 @@ class RetrievedAttention(nn.Module):
         scale: float = 1.0,
         train_table: bool = False,
     ) -> None:
-        super().__init__()
         for name, size in (("d_model", d_model), ("num_heads", num_heads), ("head_dim", head_dim)):
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, was {size}")
+        super().__init__(d_model, num_heads, head_dim)
         self.d_model = d_model
-        self.num_heads = num_heads
-        self.head_dim = head_dim
         self.scale = scale
         self.train_table = train_table
-        inner = num_heads * head_dim
-        self.query = nn.Linear(d_model, inner, bias=False)
-        self.key = nn.Linear(d_model, inner, bias=False)
-        self.value = nn.Linear(d_model, inner, bias=False)
-        self.output = nn.Linear(inner, d_model, bias=False)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return torch.unflatten(x, -1, (self.num_heads, self.head_dim))
 
     def tables(self, token_embeddings: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [Vt, H, Dh] of every row of the token table, for `forward`.
@@ -68,7 +58,7 @@ class RetrievedAttention(nn.Module):
             "token_embeddings", token_embeddings, shape=(None, self.d_model), dtypes=FLOATS
         )
         rows = token_embeddings if self.train_table else token_embeddings.detach()
-        return self._split(self.key(rows)), self._split(self.value(rows))
+        return self.keys_values(rows)
 
     def forward(
         self,
@@ -95,7 +85,7 @@ class RetrievedAttention(nn.Module):
         """
         check_tensor("x", x, shape=(None, None, None, self.d_model), dtypes=FLOATS)
         found = hard_search_attention(
-            self._split(self.query(x)),
+            self.split(self.query(x)),
             *tables,
             tokens,
             positions,

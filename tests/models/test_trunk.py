@@ -11,7 +11,8 @@ from toy import NUM_ITEMS, SIZES, SMALL, random_histories, toy_batch, toy_model
 
 from glass.config import ModelConfig
 from glass.models import Glass
-from glass.models.layers import Projections, RelativePositionBias
+from glass.models.layers import RelativePositionBias
+from glass_kernels.modules.projections import Projections
 
 t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
 
