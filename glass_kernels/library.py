@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -60,3 +61,15 @@ def load(name: str = "cpp") -> tuple[bool, str]:
             "a clone or `pip install .`"
         )
     return True, f"loaded {files[0].name}"
+
+
+def caller_mistake(error: RuntimeError, beginnings: Sequence[str]) -> ValueError | None:
+    """What a caller did wrong, where a kernel found it out; None for any other error.
+
+    Kernels know RuntimeError alone. The message is the line from one of `beginnings` on.
+    """
+    for beginning in beginnings:
+        _, found, rest = str(error).partition(beginning)
+        if found:
+            return ValueError(f"{found}{rest}".strip().partition("\n")[0])
+    return None

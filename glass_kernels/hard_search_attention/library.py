@@ -79,9 +79,8 @@ def hard_search_attention_cpp(
     try:
         result = op(*arguments)
     except RuntimeError as error:
-        for mistake in _MISTAKES:
-            _, found, rest = str(error).partition(mistake)
-            if found:
-                raise ValueError(f"{found}{rest}".strip().partition("\n")[0]) from None
+        mistake = library.caller_mistake(error, _MISTAKES)
+        if mistake is not None:
+            raise mistake from None
         raise
     return result

@@ -51,8 +51,7 @@ def sid_tier_update_cpp(
     try:
         update(counts, users, item_ids, table, remove)
     except RuntimeError as error:
-        for mistake in _MISTAKES:
-            _, found, rest = str(error).partition(mistake)
-            if found:
-                raise ValueError(f"{found}{rest}".strip()) from None
+        mistake = library.caller_mistake(error, _MISTAKES)
+        if mistake is not None:
+            raise mistake from None
         raise
