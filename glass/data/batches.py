@@ -12,9 +12,33 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from glass.data import Dataset, Samples
+    from glass_kernels import HistoryIndex
 
 IntArray = np.ndarray
 SECONDS_A_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a server keeps current of B searched histories, so that a model need not read them."""
+
+    tiers: Tensor | None = None
+    """float32 [B, K, N] fractions of SID-Tier; None: counted from `Batch.long_items`."""
+    index: HistoryIndex | None = None
+    """Events by sid_1; None: made from `Batch.long_items`."""
+    tokens: Tensor | None = None
+    """int [R, L] token ids that `index.order` holds the rows of; given just if `index` is."""
+
+    def to(self, device: torch.device | str) -> Kept:
+        """The same on another device."""
+        index = self.index
+        if index is not None:
+            index = type(index)(*(part.to(device, non_blocking=True) for part in index))
+        tiers, tokens = (
+            None if part is None else part.to(device, non_blocking=True)
+            for part in (self.tiers, self.tokens)
+        )
+        return Kept(tiers, index, tokens)
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,8 @@ class Batch:
     """int64 [B, S] items of the target group."""
     padded: bool
     """Whether any short history is shorter than N; without padding no mask is needed."""
+    kept: Kept | None = None
+    """What need not be made from `long_items`, which may be empty where nothing is."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
@@ -45,6 +71,7 @@ class Batch:
             name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in values.items()
         }
+        moved["kept"] = None if self.kept is None else self.kept.to(device)
         return Batch(**moved)
 
     def __len__(self) -> int:

@@ -196,14 +196,18 @@ class Glass(
         return self.codes[items].long() + self.level_start
 
     def encode(self, batch: Batch) -> Encoded:
-        """One encoder pass and everything that all sets of a user share."""
+        """One encoder pass and everything that all sets of a user share.
+
+        What `batch.kept` holds is taken from there; a copy head, which reads every event, needs
+        its index made from `batch.long_items`.
+        """
         items = batch.short_items.clamp(min=0) if batch.padded else batch.short_items
         x = F.embedding(self.item_tokens(items), self.token_table).flatten(1, 2)
         valid = None
         if batch.padded:
             valid = (batch.short_items >= 0).repeat_interleave(self.num_levels, dim=1)
         if self.tier is not None:
-            token = self.tier(batch.long_items, batch.long_offsets)[:, None].to(x.dtype)
+            token = self._tier_token(batch)[:, None].to(x.dtype)
             last = self.config.tier_token_last
             x = torch.cat((x, token) if last else (token, x), dim=1)
             if valid is not None:
@@ -214,6 +218,9 @@ class Glass(
             return Encoded(memory, None, None)
         table = self.token_table if self.config.train_retrieved else self.token_table.detach()
         memory = self.decoder.memory(encoded, valid, self.retrieved_projection(table))
+        if batch.kept is not None and batch.kept.index is not None:
+            assert self.copy_head is None  # it reads every event
+            return Encoded(memory, batch.kept.index, batch.kept.tokens)
         codes = self.codes[batch.long_items]
         index = self.hard_search.index(codes[:, 0], batch.long_offsets)
         copied = None
@@ -221,6 +228,13 @@ class Glass(
             history = SearchedHistory.of(batch)
             copied = self.copy_head.copied(history, codes, self.codebook_sizes[0])
         return Encoded(memory, index, codes.long() + self.level_start, copied)
+
+    def _tier_token(self, batch: Batch) -> Tensor:
+        assert self.tier is not None
+        if batch.kept is not None and batch.kept.tiers is not None:
+            return self.tier.token(batch.kept.tiers)
+        token: Tensor = self.tier(batch.long_items, batch.long_offsets)
+        return token
 
     def retrieve(self, encoded: Encoded, sid1: Tensor) -> Retrieval | None:
         """History items that share sid1 [B, S] (negative: nothing)."""
