@@ -30,4 +30,10 @@ STABLE_TORCH_LIBRARY(glass, m) {
       "gated_fusion_backward(Tensor? grad_out, Tensor? grad_gate, Tensor short, Tensor retrieved,"
       " Tensor weight, Tensor gate, Tensor? has_retrieval, Tensor? gate_input, bool of_inputs,"
       " bool of_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "trie_beam_step(Tensor logits, Tensor scores, Tensor nodes, Tensor child_offsets,"
+      " Tensor child_codes, int max_children, int beam_width, bool mask_before_softmax,"
+      " Tensor? filter_offsets, Tensor? filter_nodes, bool filter_keeps)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("beam_step(Tensor logits, Tensor scores, int beam_width) -> (Tensor, Tensor, Tensor)");
 }

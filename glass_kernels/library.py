@@ -22,6 +22,8 @@ OPERATORS = (
     "hard_search_attention_backward",
     "gated_fusion",
     "gated_fusion_backward",
+    "trie_beam_step",
+    "beam_step",
 )
 """Schemas of csrc/registration.cpp; a library without one of them was built from older sources."""
 

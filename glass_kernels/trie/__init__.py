@@ -10,6 +10,7 @@ from torch import Tensor
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor
 from glass_kernels.trie.eager import beam_step_eager, trie_beam_step_eager
+from glass_kernels.trie.library import AVAILABLE, beam_step_cpp, trie_beam_step_cpp
 from glass_kernels.trie.reference import beam_step_reference, trie_beam_step_reference
 from glass_kernels.trie.sid_trie import SidTrie
 
@@ -17,6 +18,9 @@ __all__ = ["SidTrie", "beam_step", "trie_beam_step"]
 
 _TRIE_BEAM_STEP = {"eager": trie_beam_step_eager, "reference": trie_beam_step_reference}
 _BEAM_STEP = {"eager": beam_step_eager, "reference": beam_step_reference}
+if AVAILABLE:
+    _TRIE_BEAM_STEP["cpp"] = trie_beam_step_cpp
+    _BEAM_STEP["cpp"] = beam_step_cpp
 
 
 def trie_beam_step(
