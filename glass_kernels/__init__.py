@@ -19,7 +19,7 @@ from glass_kernels.sid_tier import (
     sid_tier_update_,
     tier_table,
 )
-from glass_kernels.trie import SidTrie, beam_step, trie_beam_step
+from glass_kernels.trie import SidTrie, TrieFilter, beam_step, trie_beam_step
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "BACKENDS",
     "HistoryIndex",
     "SidTrie",
+    "TrieFilter",
     "beam_step",
     "bucket_history",
     "codebook_assign",

@@ -10,11 +10,12 @@ from torch import Tensor
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor
 from glass_kernels.trie.eager import beam_step_eager, trie_beam_step_eager
+from glass_kernels.trie.filter import TrieFilter
 from glass_kernels.trie.library import AVAILABLE, beam_step_cpp, trie_beam_step_cpp
 from glass_kernels.trie.reference import beam_step_reference, trie_beam_step_reference
 from glass_kernels.trie.sid_trie import SidTrie
 
-__all__ = ["SidTrie", "beam_step", "trie_beam_step"]
+__all__ = ["SidTrie", "TrieFilter", "beam_step", "trie_beam_step"]
 
 _TRIE_BEAM_STEP = {"eager": trie_beam_step_eager, "reference": trie_beam_step_reference}
 _BEAM_STEP = {"eager": beam_step_eager, "reference": beam_step_reference}
@@ -32,6 +33,7 @@ def trie_beam_step(
     beam_width: int,
     *,
     mask_before_softmax: bool = True,
+    filter: TrieFilter | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Extends every beam by one code, so that only SIDs of the catalogue can arise.
@@ -40,6 +42,10 @@ def trie_beam_step(
     the log-probability of its code: softmax over the legal children, or over all codes with
     `mask_before_softmax=False`. The best `beam_width` are returned, best first; of equal scores the
     lowest parent wins, then the lowest code. Start with W = 1, score 0 and node 0, the root.
+
+    Where a SID shorter than L has ended, the candidate of code -1 keeps its beam's score: it has no
+    logit and no part in a softmax. It comes before the codes of equal score, and its node, unlike
+    that of a dead beam, is not -1.
 
     Beam search is inference: it runs under `no_grad`, and no gradient passes.
 
@@ -53,6 +59,8 @@ def trie_beam_step(
         level: 0 ... L - 1, the code that is being generated.
         beam_width: W' >= 1, beams to keep.
         mask_before_softmax: normalise over the legal children alone.
+        filter: what `trie.filter` made for B requests: takes candidates away, and leaves the
+            probabilities of the others as they are.
         backend: a name of `glass_kernels.BACKENDS`, or None for the best available.
 
     Returns:
@@ -62,8 +70,8 @@ def trie_beam_step(
 
     Raises:
         ValueError: a wrong shape, dtype or device, a level that the trie lacks, a beam_width
-            below 1 or a node outside its depth (on a GPU, where such a beam is dead, only under
-            GLASS_CHECK=1).
+            below 1, a filter of another trie or number of requests, or a node outside its depth
+            (on a GPU, where such a beam is dead, only under GLASS_CHECK=1).
         RuntimeError: the backend asked for is not available.
     """
     if not isinstance(trie, SidTrie):
@@ -84,6 +92,10 @@ def trie_beam_step(
             f"trie must be on {logits.device} like the other tensors, was on {trie.device}; "
             "move it once with trie.to(device)"
         )
+    listed: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
+    if filter is not None:
+        _check_filter(filter, trie, level, logits.shape[0])
+        listed = (filter.offsets[level], filter.nodes[level], filter.keeps)
     step = resolve("trie_beam_step", logits.device, backend, _TRIE_BEAM_STEP)
     return step(
         logits,
@@ -94,7 +106,26 @@ def trie_beam_step(
         trie.max_children[level],
         beam_width,
         mask_before_softmax,
+        *listed,
     )
+
+
+def _check_filter(filter: TrieFilter, trie: SidTrie, level: int, num_requests: int) -> None:
+    if not isinstance(filter, TrieFilter):
+        raise ValueError(
+            f"filter must be the TrieFilter of trie.filter(), was {type(filter).__name__}"
+        )
+    if len(filter) != num_requests:
+        raise ValueError(
+            f"filter must be of the {num_requests} requests of the logits, was of {len(filter)}"
+        )
+    if filter.nodes_per_depth != trie.nodes_per_depth:
+        raise ValueError("filter was made for another trie; make it with trie.filter()")
+    if filter.device != trie.device:
+        raise ValueError(
+            f"filter must be on {trie.device} like the other tensors, was on {filter.device}; "
+            "move it once with filter.to(device)"
+        )
 
 
 def beam_step(

@@ -31,9 +31,10 @@ def check_codebook_sizes(codebook_sizes: tuple[int, ...]) -> None:
 
 
 def check_sids(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
-    """Raises ValueError unless `sids` is int [V, L] with V >= 1 and every code in its codebook.
+    """Raises ValueError unless `sids` is int [V, L] with V >= 1 and every row is a SID.
 
-    Looks at the values on a GPU too: a wrong code would be baked into the trie.
+    That is: codes in their codebooks, then -1 to the end if the SID is shorter than L. Looks at the
+    values on a GPU too: a wrong code would be baked into the trie.
     """
     check_tensor("sids", sids, ndim=2, dtypes=INTEGERS)
     num_items, num_levels = sids.shape
@@ -45,23 +46,33 @@ def check_sids(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
     if not 0 < num_items < 2**31:
         raise ValueError(f"sids must hold between 1 and 2^31 - 1 items, held {num_items}")
     sizes = torch.tensor(codebook_sizes, device=sids.device)
-    wrong = (sids < 0) | (sids >= sizes)
+    wrong = (sids < -1) | (sids >= sizes)
+    ended = sids == -1
+    wrong[:, 0] |= ended[:, 0]
+    wrong[:, 1:] |= ended[:, :-1] & ~ended[:, 1:]
     if bool(wrong.any()):
         item, level = (int(place) for place in wrong.nonzero()[0])
-        raise ValueError(
-            f"sids[{item}, {level}] is {int(sids[item, level])}; codes of level {level} must be in "
-            f"[0, {codebook_sizes[level]}), and items without a full SID must be left out"
-        )
+        _refuse_code(sids[item].tolist(), item, level, codebook_sizes[level])
+
+
+def _refuse_code(sid: list[int], item: int, level: int, size: int) -> None:
+    if level == 0:
+        rule = f"first codes must be in [0, {size}), and items without a SID must be left out"
+    elif sid[level - 1] == -1:
+        rule = "a SID that has ended with -1 must be -1 to its last level"
+    else:
+        rule = f"codes of level {level} must be in [0, {size}), or -1 where a shorter SID has ended"
+    raise ValueError(f"sids[{item}, {level}] is {sid[level]}; {rule}")
 
 
 def _key_groups(codebook_sizes: tuple[int, ...]) -> list[range]:
-    """Splits the levels into runs whose codes fit one 63-bit key together."""
+    """Splits the levels into runs whose codes, or the -1 of an end, fit one 63-bit key."""
     groups, first, product = [], 0, 1
     for level, size in enumerate(codebook_sizes):
-        if product * size > LARGEST_KEY:
+        if product * (size + 1) > LARGEST_KEY:
             groups.append(range(first, level))
             first, product = level, 1
-        product *= size
+        product *= size + 1
     groups.append(range(first, len(codebook_sizes)))
     return groups
 
@@ -70,9 +81,9 @@ def _lexicographic_order(columns: tuple[Tensor, ...], codebook_sizes: tuple[int,
     """Stable order int64 [V] of the rows whose level l is `columns[l]`."""
     order: Tensor | None = None
     for group in reversed(_key_groups(codebook_sizes)):
-        key = columns[group[0]].to(torch.int64)
+        key = columns[group[0]].to(torch.int64) + 1
         for level in group[1:]:
-            key = key * codebook_sizes[level] + columns[level]
+            key = key * (codebook_sizes[level] + 1) + (columns[level] + 1)
         if order is None:
             order = key.argsort(stable=True)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glass_kernels.jagged import offsets_to_segments
 from glass_kernels.trie.reference import (
     NEVER,
     add_scores,
@@ -35,6 +36,22 @@ def top_candidates(total: Tensor, k: int) -> tuple[Tensor, Tensor]:
     column = torch.where(column < 0, column + num_columns, column)
     values, order = total.gather(1, column).sort(dim=1, descending=True, stable=True)
     return values, column.gather(1, order)
+
+
+def listed_by_bisection(
+    child: Tensor, num_children: int, filter_offsets: Tensor, filter_nodes: Tensor
+) -> Tensor:
+    """`reference.listed` without its table of every request and node."""
+    num_requests = child.shape[0]
+    if filter_nodes.shape[0] == 0:
+        return torch.zeros_like(child, dtype=torch.bool)
+    # (request, node) as one number: rising, as requests follow each other and their nodes rise.
+    rows = offsets_to_segments(filter_offsets, filter_nodes.shape[0])
+    keys = rows * num_children + filter_nodes
+    request = torch.arange(num_requests, device=child.device)[:, None]
+    wanted = request * num_children + child.flatten(1)
+    place = torch.searchsorted(keys, wanted).clamp(max=keys.shape[0] - 1)
+    return (keys[place] == wanted).view_as(child)
 
 
 @torch.no_grad()
@@ -66,19 +83,27 @@ def trie_beam_step_eager(
     max_children: int,
     beam_width: int,
     mask_before_softmax: bool,
+    filter_offsets: Tensor | None,
+    filter_nodes: Tensor | None,
+    filter_keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(scores, nodes, parents, codes), each [B, beam_width]; shapes as in `trie_beam_step`."""
     dtype = computing_dtype(logits, scores)
     num_children = child_codes.shape[0]
     child, legal = children(nodes, child_offsets, num_children, max_children)
     code = codes_of(child, child_codes)
-    column = code.to(torch.int64)
+    ended, column = legal & (code < 0), code.clamp(min=0).to(torch.int64)
+    scored = legal & ~ended
     if mask_before_softmax:
-        kept = clean(logits.gather(2, column), dtype).masked_fill(~legal, NEVER)
+        kept = clean(logits.gather(2, column), dtype).masked_fill(~scored, NEVER)
         log_probs = kept.log_softmax(-1)
     else:
         log_probs = clean(logits, dtype).log_softmax(-1).gather(2, column)
-        log_probs = log_probs.masked_fill(~legal, NEVER)
+        log_probs = log_probs.masked_fill(~scored, NEVER)
+    log_probs = log_probs.masked_fill(ended, 0.0)
+    if filter_offsets is not None and filter_nodes is not None:
+        found = listed_by_bisection(child, num_children, filter_offsets, filter_nodes)
+        log_probs = log_probs.masked_fill(found != filter_keeps, NEVER)
     total = add_scores(log_probs, scores).flatten(1)
     # Children are in rising order of their codes, so columns are in (parent, code) order.
     best, place = top_candidates(total, min(beam_width, total.shape[1]))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from glass_kernels.jagged import offsets_to_segments
+
 NEVER = float("-inf")
 
 
@@ -55,6 +57,18 @@ def pad_beams(values: Tensor, beam_width: int, fill: float) -> Tensor:
     return torch.nn.functional.pad(values, (0, beam_width - values.shape[1]), value=fill)
 
 
+def listed(
+    child: Tensor, num_children: int, filter_offsets: Tensor, filter_nodes: Tensor
+) -> Tensor:
+    """Whether the filter lists each of `child` int32 [B, W, C] for its request: bool."""
+    rows = offsets_to_segments(filter_offsets, filter_nodes.shape[0])
+    inside = (filter_nodes >= 0) & (filter_nodes < num_children)
+    column = torch.where(inside, filter_nodes, num_children).to(torch.int64)
+    table = torch.zeros(child.shape[0], num_children + 1, dtype=torch.bool, device=child.device)
+    table.index_put_((rows, column), torch.ones_like(inside))
+    return table.gather(1, child.flatten(1).to(torch.int64)).view_as(child)
+
+
 @torch.no_grad()
 def beam_step_reference(
     logits: Tensor, scores: Tensor, beam_width: int
@@ -65,17 +79,20 @@ def beam_step_reference(
 
 
 def _best(total: Tensor, beam_width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of `total` [B, W, K]; the stable sort keeps the (parent, code) order of ties."""
-    num_codes = total.shape[2]
+    """The best of `total` [B, W, C] with parent and column (-1: none), each [B, beam_width].
+
+    The stable sort keeps the (parent, column) order of ties.
+    """
+    num_columns = total.shape[2]
     best, place = total.flatten(1).sort(dim=1, descending=True, stable=True)
     best, place = best[:, :beam_width], place[:, :beam_width].to(torch.int32)
     alive = best > NEVER
-    parents = torch.where(alive, place // num_codes, 0)
-    codes = torch.where(alive, place % num_codes, -1)
+    parents = torch.where(alive, place // num_columns, 0)
+    columns = torch.where(alive, place % num_columns, -1)
     return (
         pad_beams(best, beam_width, NEVER),
         pad_beams(parents, beam_width, 0),
-        pad_beams(codes, beam_width, -1),
+        pad_beams(columns, beam_width, -1),
     )
 
 
@@ -89,21 +106,36 @@ def trie_beam_step_reference(
     max_children: int,
     beam_width: int,
     mask_before_softmax: bool,
+    filter_offsets: Tensor | None,
+    filter_nodes: Tensor | None,
+    filter_keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(scores, nodes, parents, codes), each [B, beam_width]; shapes as in `trie_beam_step`."""
-    num_children = child_codes.shape[0]
+    num_children, num_codes = child_codes.shape[0], logits.shape[2]
     child, legal = children(nodes, child_offsets, num_children, max_children)
-    # Child of each (beam, code), -1 where illegal; padding writes to a column that is cut off.
-    num_codes = logits.shape[2]
-    column = torch.where(legal, codes_of(child, child_codes), num_codes).to(torch.int64)
-    by_code = child.new_full((*nodes.shape, num_codes + 1), -1).scatter_(2, column, child)
-    by_code = by_code[..., :num_codes]
+    # Child of each (beam, code + 1), -1 where illegal: column 0 is that of ended SIDs, and padding
+    # writes to a last column that is cut off.
+    column = torch.where(legal, codes_of(child, child_codes) + 1, num_codes + 1).to(torch.int64)
+    by_code = child.new_full((*nodes.shape, num_codes + 2), -1).scatter_(2, column, child)
+    by_code = by_code[..., :-1]
+    ended, continued = by_code[..., :1], by_code[..., 1:]
 
     logits = clean(logits, computing_dtype(logits, scores))
     if mask_before_softmax:
-        logits = logits.masked_fill(by_code < 0, NEVER)
-    log_probs = logits.log_softmax(-1).masked_fill(by_code < 0, NEVER)
-    best, parents, codes = _best(add_scores(log_probs, scores), beam_width)
+        logits = logits.masked_fill(continued < 0, NEVER)
+    of_codes = logits.log_softmax(-1).masked_fill(continued < 0, NEVER)
+    of_end = torch.zeros_like(of_codes[..., :1]).masked_fill(ended < 0, NEVER)
+    total = add_scores(torch.cat((of_end, of_codes), -1), scores)
+    if filter_offsets is not None and filter_nodes is not None:
+        found = listed(by_code.clamp(min=0), num_children, filter_offsets, filter_nodes)
+        total = total.masked_fill(found != filter_keeps, NEVER)
+    best, parents, columns = _best(total, beam_width)
     row = torch.arange(nodes.shape[0], device=nodes.device)[:, None]
-    chosen = by_code[row, parents, codes.clamp(min=0)]
-    return best, torch.where(codes >= 0, chosen, -1), parents, codes
+    chosen = by_code[row, parents, columns.clamp(min=0)]
+    alive = columns >= 0
+    return (
+        best,
+        torch.where(alive, chosen, -1),
+        parents,
+        torch.where(alive, columns - 1, -1),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from glass_kernels.trie.build import (
     check_sids,
     restrict_arrays,
 )
+from glass_kernels.trie.filter import TrieFilter, item_pairs, listed_nodes
 from glass_kernels.trie.storage import load_arrays, save_arrays
 
 
@@ -29,6 +31,10 @@ class SidTrie:
     order. Depth 0 is the root, depth L the leaves, one for each distinct SID. The children of node
     n of depth d are the nodes child_offsets[d][n] : child_offsets[d][n + 1] of depth d + 1, in
     rising order of their codes.
+
+    A SID may be shorter than L. It has ended where its code is -1, and goes on down to depth L with
+    one node of code -1 at each depth, so that all leaves are at depth L. A node can have the end of
+    a SID, always as its first child, beside the codes of longer ones.
     """
 
     codebook_sizes: tuple[int, ...]
@@ -36,7 +42,8 @@ class SidTrie:
     child_offsets: tuple[Tensor, ...]
     """L tensors, int32 [nodes of depth d + 1]: where the children of a node of depth d start."""
     child_codes: tuple[Tensor, ...]
-    """L tensors, int32 [nodes of depth d + 1]: the last code of each prefix of d + 1 codes."""
+    """L tensors, int32 [nodes of depth d + 1]: the last code of each prefix of d + 1 codes; -1:
+    the SID has ended."""
     item_offsets: Tensor
     """int32 [leaves + 1]: where the items of a leaf start in `item_ids`."""
     item_ids: Tensor
@@ -51,11 +58,12 @@ class SidTrie:
         """The trie of a catalogue whose item i has the SID `sids[i]`.
 
         Args:
-            sids: int32 or int64 [V, L], on any device. Items may share a SID.
+            sids: int32 or int64 [V, L], on any device. Items may share a SID. A SID shorter than
+                L has -1 after its last code; one may be the beginning of another.
             codebook_sizes: number of codes of each level, L numbers.
 
-        Raises ValueError for an empty catalogue, wrong shapes, or a code outside its codebook;
-        -1 for a missing code is refused too.
+        Raises ValueError for an empty catalogue, wrong shapes, a code outside its codebook, a SID
+        without a first code, or one with codes after a -1.
         """
         sizes = tuple(int(size) for size in codebook_sizes)
         check_codebook_sizes(sizes)
@@ -157,6 +165,62 @@ class SidTrie:
         arrays = restrict_arrays(self._arrays, kept)
         return self._from_arrays(arrays, self.codebook_sizes, self.catalogue_size)
 
+    def filter(
+        self,
+        *,
+        exclude: tuple[Tensor, Tensor] | None = None,
+        allow: tuple[Tensor, Tensor] | None = None,
+    ) -> TrieFilter:
+        """Items that each request must not get (seen ones), or alone may get (an allowed set).
+
+        For `trie_beam_step(..., filter=...)`. Unlike with `restrict` the probabilities stay those
+        of the whole trie. A SID is removed once no item of it is left. With both, what is allowed
+        and not excluded may be generated. A request that allows nothing ends with dead beams only.
+
+        The cost depends on the items listed; the first call on a trie also looks up the leaf of
+        every item, which the trie keeps (4 bytes an item of the catalogue, not in `nbytes`).
+
+        Args:
+            exclude: (item_ids int32 or int64 [T], offsets int64 [B+1]); request b excludes
+                item_ids[offsets[b] : offsets[b + 1]], in any order. Items of the catalogue that
+                this trie does not hold are ignored.
+            allow: likewise.
+
+        Raises ValueError without either, for different numbers of requests, wrong shapes, dtypes
+        or devices, or ids outside the catalogue (on a GPU only under GLASS_CHECK=1).
+        """
+        size, device = self.catalogue_size, self.device
+        if exclude is None and allow is None:
+            raise ValueError("filter needs exclude or allow; without a filter, pass filter=None")
+        if exclude is not None:
+            excluded, num_requests = item_pairs("exclude", exclude, size, device)
+        if allow is not None:
+            pairs, num_allowing = item_pairs("allow", allow, size, device)
+        if exclude is None:
+            num_requests = num_allowing
+        elif allow is None:
+            pairs = excluded
+        elif num_allowing != num_requests:
+            raise ValueError(
+                f"exclude and allow must have the same number of requests, had {num_requests} "
+                f"and {num_allowing}"
+            )
+        else:
+            pairs = pairs[~torch.isin(pairs, excluded, assume_unique=True)]
+        keeps = allow is not None
+        offsets, nodes = listed_nodes(
+            pairs, keeps, num_requests, size, self._leaf_of_item, self.item_offsets,
+            self.child_offsets,
+        )  # fmt: skip
+        return TrieFilter(offsets, nodes, keeps, self.nodes_per_depth)
+
+    @cached_property
+    def _leaf_of_item(self) -> Tensor:
+        """int32 [catalogue_size]; -1: this trie does not hold the item."""
+        leaves = torch.full((self.catalogue_size,), -1, dtype=torch.int32, device=self.device)
+        of_places = offsets_to_segments(self.item_offsets.to(torch.int64), self.num_items)
+        return leaves.index_copy_(0, self.item_ids.to(torch.int64), of_places.to(torch.int32))
+
     def _allowed_mask(self, allowed_items: Tensor) -> Tensor:
         size = self.catalogue_size
         check_tensor(
@@ -180,8 +244,8 @@ class SidTrie:
     def lookup(self, sids: Tensor) -> Tensor:
         """Leaf of each SID: `sids` int [..., L] -> int32 [...], -1 where the trie lacks the SID.
 
-        Codes outside their codebook, such as the -1 of a dead beam, are in no SID. Raises
-        ValueError for wrong shapes.
+        Codes outside their codebook are in no SID, and neither are the -1 of a dead beam: a SID
+        that has ended has a first code. Raises ValueError for wrong shapes.
         """
         check_tensor("sids", sids, dtypes=INTEGERS, device=self.device)
         if sids.ndim == 0 or sids.shape[-1] != self.num_levels:
@@ -231,7 +295,7 @@ class SidTrie:
         return self.item_ids[places], offsets
 
     def leaf_sids(self) -> Tensor:
-        """The SID of each leaf: int32 [leaves, L], in lexicographic order."""
+        """The SID of each leaf: int32 [leaves, L], in lexicographic order, ended ones with -1."""
         nodes = torch.arange(self.num_leaves, device=self.device)
         columns = []
         for level in reversed(range(self.num_levels)):

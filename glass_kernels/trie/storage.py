@@ -119,7 +119,11 @@ def _check_arrays(arrays: TrieArrays, codebook_sizes: tuple[int, ...], catalogue
     for level, (parents, children) in enumerate(pairwise(num_nodes)):
         offsets, codes = arrays.child_offsets[level], arrays.child_codes[level]
         _check_ranges(f"child_offsets.{level}", offsets, parents, children)
-        _check_values(f"child_codes.{level}", codes, offsets, codebook_sizes[level])
+        _check_values(f"child_codes.{level}", codes, offsets, codebook_sizes[level], -1)
+        if level == 0 and int(codes[0]) < 0:
+            raise ValueError("child_codes.0 holds a SID without codes")
+        if level > 0:
+            _check_ends(level, arrays.child_codes[level - 1], offsets, codes)
     _check_ranges("item_offsets", arrays.item_offsets, num_nodes[-1], arrays.item_ids.shape[0])
     _check_values("item_ids", arrays.item_ids, arrays.item_offsets, catalogue_size)
     ids = arrays.item_ids.sort().values
@@ -134,11 +138,19 @@ def _check_ranges(name: str, offsets: Tensor, count: int, total: int) -> None:
         raise ValueError(f"{name} does not cut {total} entries into {count} non-empty ranges")
 
 
-def _check_values(name: str, values: Tensor, offsets: Tensor, bound: int) -> None:
-    """`values` must be in [0, bound) and rise within each range of `offsets`."""
+def _check_ends(level: int, parent_codes: Tensor, offsets: Tensor, codes: Tensor) -> None:
+    """A SID that has ended above `level` must go on with -1 alone."""
+    ended = parent_codes < 0
+    first = codes.index_select(0, offsets[:-1])
+    if bool((ended & ((first >= 0) | (offsets.diff() != 1))).any()):
+        raise ValueError(f"child_codes.{level} continues a SID that has ended")
+
+
+def _check_values(name: str, values: Tensor, offsets: Tensor, bound: int, low: int = 0) -> None:
+    """`values` must be in [low, bound) and rise within each range of `offsets`."""
     smallest, largest = torch.aminmax(values)
-    if int(smallest) < 0 or int(largest) >= bound:
-        raise ValueError(f"{name} is not in [0, {bound})")
+    if int(smallest) < low or int(largest) >= bound:
+        raise ValueError(f"{name} is not in [{low}, {bound})")
     rises = values[1:] > values[:-1]
     rises[offsets[1:-1].to(torch.int64) - 1] = True
     if not bool(rises.all()):

@@ -24,12 +24,14 @@ SIZES = (4, 3)
 
 @st.composite
 def catalogues(draw):
-    """(sids [V, L], codebook sizes), small enough to collide often."""
+    """(sids [V, L] of any lengths, codebook sizes), small enough to collide often."""
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     sid = st.tuples(*(st.integers(0, size - 1) for size in sizes))
-    sids = draw(st.lists(sid, min_size=1, max_size=30))
-    dtype = draw(st.sampled_from([torch.int32, torch.int64]))
-    return torch.tensor(sids, dtype=dtype), tuple(sizes)
+    sids = torch.tensor(draw(st.lists(sid, min_size=1, max_size=30)))
+    longest = st.just(len(sizes)) | st.integers(1, len(sizes))
+    lengths = torch.tensor([draw(longest) for _ in range(sids.shape[0])])
+    sids = sids.masked_fill(torch.arange(len(sizes)) >= lengths[:, None], -1)
+    return sids.to(draw(st.sampled_from([torch.int32, torch.int64]))), tuple(sizes)
 
 
 def all_tensors(trie):
@@ -61,6 +63,20 @@ class TestBuild:
         assert trie.nbytes == 4 * (2 + 3 + 4 + 4 + 5 + 5)
         assert trie.catalogue_size == 5
         assert "5 items, 4 SIDs, 8 nodes" in repr(trie)
+
+    def test_shorter_sids_by_hand(self):
+        sids = torch.tensor([[1, 0, 2], [1, -1, -1], [0, 2, -1], [1, 0, -1]])
+        trie = SidTrie.build(sids, (2, 3, 3))
+        # Depth 1: 0 1. Depth 2: 02 1. 10. Depth 3: 02. 1.. 10. 102.
+        assert trie.child_codes[1].tolist() == [2, -1, 0]
+        assert trie.child_offsets[1].tolist() == [0, 1, 3]
+        assert trie.child_codes[2].tolist() == [-1, -1, -1, 2]
+        assert trie.child_offsets[2].tolist() == [0, 1, 2, 4]
+        assert trie.item_ids.tolist() == [2, 1, 3, 0]
+        assert trie.leaf_sids().tolist() == [[0, 2, -1], [1, -1, -1], [1, 0, -1], [1, 0, 2]]
+        assert trie.lookup(torch.tensor([[1, -1, -1], [-1, -1, -1], [1, -1, 0]])).tolist() == [
+            1, -1, -1,
+        ]  # fmt: skip
 
     @settings(deadline=None)
     @given(catalogues())
@@ -110,7 +126,9 @@ class TestBuild:
             ([[0, 1]], (4, 3), "sids must be a tensor, was list"),
             (SIDS, (4, 3, 2), "sids has 2 levels but codebook_sizes has 3"),
             (torch.tensor([[1, 2], [1, 3]]), (4, 3), r"sids\[1, 1\] is 3.*\[0, 3\)"),
-            (torch.tensor([[0, 0], [2, -1]]), (4, 3), r"sids\[1, 1\] is -1.*left out"),
+            (torch.tensor([[0, 0], [-1, -1]]), (4, 3), r"sids\[1, 0\] is -1.*left out"),
+            (torch.tensor([[0, 0], [2, -2]]), (4, 3), r"sids\[1, 1\] is -2.*or -1 where"),
+            (torch.tensor([[0, -1, 0]]), (4, 3, 2), r"sids\[0, 2\] is 0; a SID that has ended"),
             (SIDS, (), "codebook_sizes is empty"),
             (SIDS, (4, 0), r"codebook_sizes\[1\] must be in .* was 0"),
             (SIDS, (2**31, 3), r"codebook_sizes\[0\]"),
@@ -329,8 +347,9 @@ class TestFiles:
             ("child_offsets.1", [0, 1, 1, 4], "child_offsets.1 does not cut"),
             ("child_offsets.1", [0, 1, 4], "into 3 non-empty ranges"),
             ("child_offsets.1", [1, 2, 3, 4], "child_offsets.1 does not cut"),
-            ("child_codes.0", [0, 1, 4], r"child_codes.0 is not in \[0, 4\)"),
-            ("child_codes.0", [-1, 1, 2], "child_codes.0 is not in"),
+            ("child_codes.0", [0, 1, 4], r"child_codes.0 is not in \[-1, 4\)"),
+            ("child_codes.0", [-2, 1, 2], r"child_codes.0 is not in \[-1, 4\)"),
+            ("child_codes.0", [-1, 1, 2], "child_codes.0 holds a SID without codes"),
             ("child_codes.0", [0, 2, 1], "child_codes.0 does not rise"),
             ("child_codes.1", [1, 2, 2, 2], "child_codes.1 does not rise"),
             ("item_offsets", [0, 1, 2, 2, 5], "item_offsets does not cut"),
@@ -355,6 +374,22 @@ class TestFiles:
         save_arrays(tmp_path / "file", arrays, SIZES, 5)
         with pytest.raises(ValueError, match=message):
             SidTrie.load(tmp_path / "file")
+
+    def test_shorter_sids(self, tmp_path):
+        sids = torch.tensor([[1, 0, 2], [1, -1, -1], [1, 0, -1]])
+        trie = SidTrie.build(sids, (2, 3, 3))
+        trie.save(tmp_path / "file")
+        assert_same(SidTrie.load(tmp_path / "file"), trie)
+        for codes in ([0, -1, 2], [-1, -1, 2]):
+            last = torch.tensor(codes, dtype=torch.int32)
+            offsets = trie.child_offsets[2] if codes[0] == 0 else torch.tensor([0, 2, 3]).int()
+            arrays = TrieArrays(
+                (*trie.child_offsets[:2], offsets), (*trie.child_codes[:2], last),
+                trie.item_offsets, trie.item_ids,
+            )  # fmt: skip
+            save_arrays(tmp_path / "file", arrays, (2, 3, 3), 3)
+            with pytest.raises(ValueError, match=r"child_codes\.2"):
+                SidTrie.load(tmp_path / "file")
 
     @pytest.mark.parametrize(
         ("trie", "message"),
