@@ -43,6 +43,10 @@ GLASS_INLINE void prefetch(const void* from, int64_t bytes) {
   }
 }
 
+GLASS_INLINE void prefetch_to_write(void* to, int64_t bytes) {
+  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(static_cast<uint8_t*>(to) + at, 1);
+}
+
 // Zeroed memory that starts on a cache line, so that no aligned vector crosses one.
 struct CacheLines {
   static constexpr std::align_val_t kLine{64};

@@ -1,19 +1,26 @@
-// Stable counting sort of each user's events by first-level code: count, sum up, place.
+// Stable counting sort of each user's events by first-level code: check, count, sum up, place.
 //
-// A long history is cut into parts that threads count and place on their own. A code's events of a
-// part start where those of the part before it end, so the order of time is kept.
+// Events are counted and placed in parts with counters of their own. A code's events of a part
+// start where those of the part before it end, so the order of time is kept. A long history's parts
+// are for threads; any other that is worth it has two parts in turn, since two events of one code
+// have to wait for each other.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 #include <vector>
 
 #include "../common/checks.h"
+#include "../common/simd.h"
 #include "sid_tier_tasks.h"
 
 namespace glass {
 namespace {
+
+constexpr size_t kFetched = 1 << 14;  // bytes of a user's order to ask for ahead
+constexpr int64_t kHalvedEvents = 2;  // for each code, from which on a second set of counters pays
 
 template <typename Id>
 struct Histories {
@@ -23,14 +30,20 @@ struct Histories {
   int32_t* order;           // [T]
   int32_t* bucket_offsets;  // [B, K + 1]
 
+  // Without a branch, so that vectors do it: a user's events arrive in the cache meanwhile, and to
+  // count them needs no second look.
+  bool in_range(int64_t begin, int64_t end) const {
+    using Unsigned = std::make_unsigned_t<Id>;  // in which a negative code is huge
+    const auto limit = static_cast<Unsigned>(num_codes);
+    Unsigned wrong = 0;
+    for (int64_t i = begin; i < end; ++i) wrong |= static_cast<Unsigned>(codes[i]) >= limit;
+    return wrong == 0;
+  }
+
   // Adds events to counts [K]; false at a code out of range.
   bool count(int64_t begin, int64_t end, int32_t* counts) const {
-    const uint64_t limit = num_codes;
-    for (int64_t event = begin; event < end; ++event) {
-      const uint64_t code = static_cast<int64_t>(codes[event]);  // a negative one is huge
-      if (code >= limit) return false;
-      ++counts[code];
-    }
+    if (!in_range(begin, end)) return false;
+    for (int64_t event = begin; event < end; ++event) ++counts[codes[event]];
     return true;
   }
 
@@ -56,13 +69,38 @@ struct Histories {
     }
   }
 
+  // counts [2, K]
   bool sort_user(int64_t user, int32_t* counts) const {
     const int64_t begin = offsets[user], end = offsets[user + 1];
-    std::fill_n(counts, num_codes, 0);
-    if (!count(begin, end, counts)) return false;
+    if (!in_range(begin, end)) return false;
+    prefetch_to_write(order + begin, std::min(sizeof(*order) * (end - begin), kFetched));
+    const bool halved = end - begin >= kHalvedEvents * num_codes;
+    std::fill_n(counts, (halved ? 2 : 1) * num_codes, 0);
+    if (halved) {
+      sort_halves(user, begin, end, counts);
+      return true;
+    }
+    for (int64_t event = begin; event < end; ++event) ++counts[codes[event]];
     start_buckets(user, 1, counts);
     place(begin, end, counts);
     return true;
+  }
+
+  void sort_halves(int64_t user, int64_t begin, int64_t end, int32_t* counts) const {
+    const int64_t half = (end - begin) / 2, last = begin + 2 * half;
+    const Id *first = codes + begin, *second = first + half;
+    int32_t* others = counts + num_codes;
+    for (int64_t i = 0; i < half; ++i) {
+      ++counts[first[i]];
+      ++others[second[i]];
+    }
+    if (last < end) ++others[codes[last]];
+    start_buckets(user, 2, counts);
+    for (int64_t i = 0; i < half; ++i) {
+      order[counts[first[i]]++] = static_cast<int32_t>(begin + i);
+      order[others[second[i]]++] = static_cast<int32_t>(begin + half + i);
+    }
+    place(last, end, others);
   }
 };
 
@@ -86,7 +124,7 @@ bool sort(const Histories<Id>& histories) {
   std::atomic<bool> broken{false};
 
   take_turns(tasks, threads, [&] {
-    return [&, counts = std::vector<int32_t>(num_codes)](int64_t index) mutable {
+    return [&, counts = std::vector<int32_t>(2 * num_codes)](int64_t index) mutable {
       const Task& task = plan.tasks[index];
       if (task.part >= 0) {
         int32_t* mine = parts.data() + task.part * num_codes;

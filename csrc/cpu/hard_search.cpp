@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../common/checks.h"
+#include "../common/simd.h"
 
 namespace glass {
 namespace {
@@ -32,6 +33,7 @@ enum class Fault { kNone, kQuery, kIndex };
 struct Search {
   const int32_t* order;  // [total]
   int64_t total;
+  int64_t num_users;
   const int32_t* bucket_offsets;  // [B, K + 1]
   int64_t num_codes;
   Codes query;  // [B, S]
@@ -53,16 +55,42 @@ struct Memory {
         taken(search.near > 0 ? search.num_codes : 0) {}
 };
 
-// Newest events of a bucket first, into `row` from `found` on, until there are `most`.
+typedef int32_t Four __attribute__((vector_size(16), aligned(4), may_alias));
+
+// from[-1], from[-2] .. to[0], to[1] ..: whole vectors, so up to 3 too many on both sides.
+GLASS_INLINE void copy_reversed(const int32_t* from, int64_t count, int32_t* to) {
+  for (int64_t i = 0; i < count; i += 4) {
+    const Four events = *reinterpret_cast<const Four*>(from - i - 4);
+    *reinterpret_cast<Four*>(to + i) = Four{events[3], events[2], events[1], events[0]};
+  }
+}
+
+// Newest events of a bucket first, into `row` from `found` on, until there are `most`. What a
+// vector writes beyond them is still to be filled.
 bool take(const Search& search, const int32_t* buckets, int64_t code, int64_t most, int32_t* row,
           int64_t& found) {
   const int64_t begin = buckets[code], end = buckets[code + 1];
   if (begin < 0 || begin > end || end > search.total) return false;
-  const int64_t count = std::min(end - begin, most - found);
-  const int32_t* newest = search.order + end - 1;
-  for (int64_t i = 0; i < count; ++i) row[found + i] = newest[-i];
+  const int64_t count = std::min(end - begin, most - found), whole = (count + 3) / 4 * 4;
+  const int32_t* newest = search.order + end;
+  if (whole <= end && found + whole <= search.max_items) {
+    copy_reversed(newest, count, row + found);
+  } else {
+    for (int64_t i = 0; i < count; ++i) row[found + i] = newest[-1 - i];
+  }
   found += count;
   return true;
+}
+
+// Asks for what the queries of a user read first, and the next user's buckets.
+void fetch(const Search& search, const int32_t* buckets, int64_t first, bool last) {
+  if (!last) prefetch(buckets + search.num_codes + 1, sizeof(int32_t) * (search.num_codes + 1));
+  for (int64_t query = first; query < first + search.num_queries; ++query) {
+    const int64_t code = search.query.at(query);
+    if (code < 0 || code >= search.num_codes) continue;
+    const int64_t end = buckets[code + 1];
+    if (end > 0 && end <= search.total) __builtin_prefetch(search.order + end - 1);
+  }
 }
 
 Fault find(const Search& search, const int32_t* buckets, int64_t code, int64_t number,
@@ -82,6 +110,7 @@ Fault find(const Search& search, const int32_t* buckets, int64_t code, int64_t n
 Fault search_user(const Search& search, int64_t user, Memory& memory) {
   const int32_t* buckets = search.bucket_offsets + user * (search.num_codes + 1);
   const int64_t first = user * search.num_queries;
+  fetch(search, buckets, first, user + 1 == search.num_users);
   for (int64_t query = first; query < first + search.num_queries; ++query) {
     int32_t* row = search.positions + query * search.max_items;
     const int64_t code = search.query.at(query);
@@ -108,10 +137,10 @@ Fault search_user(const Search& search, int64_t user, Memory& memory) {
 
 constexpr int64_t kThreadSlots = 1 << 15;  // of positions, that are worth a thread
 
-Fault search_all(const Search& search, int64_t num_users) {
+Fault search_all(const Search& search) {
   const int64_t slots = std::max<int64_t>(search.num_queries * (search.max_items + 8), 1);
   std::atomic<Fault> fault{Fault::kNone};
-  torch::stable::parallel_for(0, num_users, std::max<int64_t>(kThreadSlots / slots, 1),
+  torch::stable::parallel_for(0, search.num_users, std::max<int64_t>(kThreadSlots / slots, 1),
                               [&](int64_t begin, int64_t end) {
                                 Memory memory(search);
                                 for (int64_t user = begin; user < end; ++user) {
@@ -163,6 +192,7 @@ std::tuple<Tensor, Tensor> hard_search(const Tensor& order, const Tensor& bucket
   Tensor lengths = torch::stable::new_empty(starts, {num_users, num_queries}, ScalarType::Int);
   const Search search{.order = events.const_data_ptr<int32_t>(),
                       .total = events.numel(),
+                      .num_users = num_users,
                       .bucket_offsets = starts.const_data_ptr<int32_t>(),
                       .num_codes = num_codes,
                       .query = asked,
@@ -173,7 +203,7 @@ std::tuple<Tensor, Tensor> hard_search(const Tensor& order, const Tensor& bucket
                       .min_items = std::min(min_items, max_items),
                       .positions = positions.mutable_data_ptr<int32_t>(),
                       .lengths = lengths.mutable_data_ptr<int32_t>()};
-  const Fault fault = search_all(search, num_users);
+  const Fault fault = search_all(search);
   STD_TORCH_CHECK(fault != Fault::kQuery, "query_sid1 must be below ", num_codes);
   STD_TORCH_CHECK(fault != Fault::kIndex, "bucket_offsets must not fall, and lie inside order");
   return {positions, lengths};

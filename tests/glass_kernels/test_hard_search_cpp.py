@@ -44,7 +44,7 @@ def assert_same(sid1: Tensor, offsets: Tensor, num_codes: int, query: Tensor, **
     [
         ([100_000], 300, torch.int32),  # cut into parts
         ([50_000, 3, 0, 90_000, 7, 20_000], 7, torch.int64),
-        ([300] * 200, 100, torch.int64),
+        ([301] * 200, 100, torch.int64),
         ([5, 0, 900], 8192, torch.int32),
         ([70_000, 40_000], 8192, torch.int64),
         ([40, 0], 1, torch.int32),
