@@ -40,6 +40,13 @@ class Kept:
         )
         return Kept(tiers, index, tokens)
 
+    def part(self, rows: Tensor) -> Kept:
+        """What it keeps of the users `rows` int64 [b]."""
+        index = self.index
+        if index is not None:
+            index = type(index)(index.order, index.bucket_offsets[rows])
+        return Kept(None if self.tiers is None else self.tiers[rows], index, self.tokens)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -73,6 +80,28 @@ class Batch:
         }
         moved["kept"] = None if self.kept is None else self.kept.to(device)
         return Batch(**moved)
+
+    def part(self, rows: Tensor) -> Batch:
+        """The batch of the samples `rows` int64 [b], without columns that are padding alone."""
+        short = self.short_items[rows]
+        present = short >= 0
+        short = short[:, present.any(0)]
+        starts, stops = self.long_offsets[rows], self.long_offsets[rows + 1]
+        lengths = stops - starts
+        offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        place = torch.arange(int(offsets[-1]), device=rows.device)
+        place += torch.repeat_interleave(starts - offsets[:-1], lengths, output_size=len(place))
+        return Batch(
+            rows=self.rows[rows],
+            short_items=short,
+            long_items=self.long_items[place],
+            long_offsets=offsets,
+            long_visits=self.long_visits[place],
+            long_days=self.long_days[place],
+            targets=self.targets[rows],
+            padded=self.padded and bool((short < 0).any()),
+            kept=None if self.kept is None else self.kept.part(rows),
+        )
 
     def __len__(self) -> int:
         return self.rows.shape[0]

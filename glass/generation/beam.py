@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from glass.data.batches import Batch
-from glass.models import Encoded, Glass, Retrieval
-from glass_kernels import SidTrie, trie_beam_step
-from glass_kernels.trie import beam_step
+from glass.generation.extend import Frontier, Rule
+from glass.generation.filters import check_filter
+from glass.generation.protocol import Generative
+from glass_kernels import SidTrie, TrieFilter
 
-KeysValues = list[tuple[Tensor, Tensor]]
+_PART = 16
+"""Users searched together on a CPU: what they need then stays in its caches."""
 
 
 @dataclass(frozen=True)
@@ -20,89 +22,133 @@ class Beams:
     """Generated SIDs of B histories, best first."""
 
     codes: Tensor
-    """int64 [B, W, L]; -1 where fewer than W continuations exist."""
+    """int64 [B, W, L]; -1 from the end of a shorter SID on, and all -1 where fewer than W
+    continuations exist."""
     scores: Tensor
-    """float32 [B, W] summed log-probabilities; -inf beside a code of -1."""
+    """float32 [B, W] summed log-probabilities; -inf where there is no beam."""
+    nodes: Tensor
+    """int32 [B, W], the leaf of the trie that each beam has reached; -1 where there is no beam or,
+    without constraint, the catalogue lacks the SID."""
     prefixes: list[Tensor]
-    """After each level d = 1..L, the beams of that moment: int64 [B, W, d], best first; all -1
-    where fewer than W continuations exist."""
+    """After each level d = 1..L, the beams of that moment: int64 [B, W, d], best first; codes as
+    above."""
+
+    def __len__(self) -> int:
+        return self.codes.shape[0]
 
 
-@torch.no_grad()
 def generate(
-    model: Glass, batch: Batch, trie: SidTrie, *, beam_width: int, constrained: bool = True
+    model: Generative,
+    batch: Batch,
+    trie: SidTrie,
+    *,
+    beam_width: int,
+    constrained: bool = True,
+    mask_before_softmax: bool = True,
+    filter: TrieFilter | None = None,
+    max_per_sid1: int | None = None,
 ) -> Beams:
     """The `beam_width` most probable SIDs of every history by summed log-probability.
 
-    The encoder runs once; keys and values of the encoder, the projected token table and the
-    history index are shared by all beams of a user, and each level decodes one position. The
-    first level has no retrieval; then each beam searches the history with its own sid_1.
+    The histories are read once and each level decodes one position; see `Generative` for what is
+    asked of the model. No user depends on the others of the batch, and equal scores go to the
+    beam that comes first, then to the lower code: results are reproducible. Gradients do not pass.
+
+    A user for whom a filter leaves nothing, or fewer SIDs than beams, gets what there is: the rest
+    of the beams have score -inf and codes and node -1. NaN among a model's logits counts as -inf.
 
     Args:
-        model: in eval mode.
-        batch: B histories; its targets are not looked at.
+        model: in eval mode; `glass.models.Glass`, or any `Generative`.
+        batch: B histories, which may be empty; its targets are not looked at. B may be 0.
         trie: the catalogue's SIDs, on the model's device.
-        beam_width: W, at least 1.
-        constrained: generate only SIDs of the catalogue.
+        beam_width: W, at least 1; may exceed the catalogue.
+        constrained: generate only SIDs of the catalogue. Without, all SIDs have L codes.
+        mask_before_softmax: with a constraint, share the probability out among the codes that
+            continue a SID of the catalogue; false: among all codes of the level.
+        filter: of B requests, from `trie.filter`: items each user must not get, or alone may get.
+            The others keep their scores.
+        max_per_sid1: at most so many beams share their first code, at every level: diversity at
+            the price of probability. None: no limit.
 
     Raises:
-        ValueError: the model is in training mode, or the trie has other codebook sizes.
+        ValueError: the model is in training mode, the trie has other codebook sizes or is on
+            another device, a number below 1, or a filter of another number of requests, of another
+            trie or without constraint.
     """
+    _check(model, batch, trie, beam_width, constrained, filter, max_per_sid1)
+    rule = Rule(trie, beam_width, constrained, mask_before_softmax, filter, max_per_sid1)
+    with torch.inference_mode():
+        if batch.short_items.device.type != "cpu" or len(batch) <= _PART:
+            found = [_search(model, batch, rule)]
+            order = None
+        else:
+            # Histories of like length side by side have little padding.
+            order = (batch.short_items >= 0).sum(1).argsort(stable=True)
+            found = []
+            for first in range(0, len(batch), _PART):
+                rows = order[first : first + _PART]
+                found.append(_search(model, batch.part(rows), rule.of_users(rows)))
+            order = order.argsort()
+    # Outside of it, so that the result is made of ordinary tensors.
+    return _joined(found, order)
+
+
+def _check(
+    model: Generative,
+    batch: Batch,
+    trie: SidTrie,
+    beam_width: int,
+    constrained: bool,
+    filter: TrieFilter | None,
+    max_per_sid1: int | None,
+) -> None:
     if model.training:
         raise ValueError("model is in training mode; call model.eval() before generate()")
-    if tuple(trie.codebook_sizes) != model.codebook_sizes:
+    if tuple(trie.codebook_sizes) != tuple(model.codebook_sizes):
         raise ValueError(
             f"trie has codebook_sizes {tuple(trie.codebook_sizes)}, the model "
-            f"{model.codebook_sizes}; build the trie from the model's SID table"
+            f"{tuple(model.codebook_sizes)}; build the trie from the model's SID table"
         )
-    encoded = model.encode(batch)
-    size = len(batch)
-    device = batch.short_items.device
-    codes = torch.zeros(size, 1, 0, dtype=torch.int64, device=device)
-    scores = torch.zeros(size, 1, device=device)
-    nodes = torch.zeros(size, 1, dtype=torch.int32, device=device)
-    newest = codes
-    retrieval: Retrieval | None = None
-    past: KeysValues | None = None
-    prefixes = []
-    for level in range(model.num_levels):
-        hidden, past = model.decode(encoded, newest, retrieval, past)
-        state = hidden[:, :, -1]
-        logits = model.level_logits(state, level, encoded, retrieval, codes).float()
-        if constrained:
-            scores, nodes, parents, chosen = trie_beam_step(
-                logits, scores, nodes, trie, level, beam_width
-            )
-        else:
-            scores, parents, chosen = beam_step(logits, scores, beam_width)
-        index = parents.long()
-        codes = codes.gather(1, index[..., None].expand(-1, -1, codes.shape[-1]))
-        codes = torch.cat((codes, chosen.long()[..., None]), dim=-1)
-        prefixes.append(codes.masked_fill(scores.isneginf()[..., None], -1))
-        past = _follow(past, index, size)
-        retrieval = _search(model, encoded, codes[..., 0], retrieval, index, level)
-        # A dead beam decodes code 0; its score of -inf keeps it out of the results.
-        newest = codes[..., -1:].clamp(min=0)
-    return Beams(prefixes[-1], scores, prefixes)
+    if trie.device != batch.short_items.device:
+        raise ValueError(
+            f"trie must be on {batch.short_items.device} like the batch, was on {trie.device}; "
+            "move it once with trie.to(device)"
+        )
+    for name, value in (("beam_width", beam_width), ("max_per_sid1", max_per_sid1)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, was {value}")
+    if filter is None:
+        return
+    if not constrained:
+        raise ValueError("filter needs constrained=True: it lists nodes of the trie")
+    check_filter(filter, trie, len(batch))
 
 
-def _follow(past: KeysValues, parents: Tensor, size: int) -> KeysValues:
-    """Self-attention caches of the beams' parents: [B*W', H, n, D]."""
-    width = past[0][0].shape[0] // size
-    rows = torch.arange(size, device=parents.device)[:, None] * width + parents
-    flat = rows.flatten()
-    return [(key[flat], value[flat]) for key, value in past]
+def _search(model: Generative, batch: Batch, rule: Rule) -> Beams:
+    """Beams of a batch that is decoded together."""
+    beams = Frontier.root(len(batch), batch.short_items.device)
+    steps = model.steps(batch)
+    beams, parents = rule.extend(beams, steps.first())
+    prefixes = [beams.codes]
+    for _ in range(1, rule.trie.num_levels):
+        # A dead or ended beam decodes code 0; what comes out is not looked at.
+        logits = steps.next(parents, beams.codes[..., -1].clamp(min=0))
+        beams, parents = rule.extend(beams, logits)
+        prefixes.append(beams.codes)
+    nodes = beams.nodes if rule.constrained else rule.trie.lookup(beams.codes)
+    return Beams(beams.codes, beams.scores, nodes, prefixes)
 
 
-def _search(
-    model: Glass,
-    encoded: Encoded,
-    sid1: Tensor,
-    retrieval: Retrieval | None,
-    parents: Tensor,
-    level: int,
-) -> Retrieval | None:
-    """After level 1 each beam's bucket; later the bucket of its parent."""
-    if level == 0:
-        return model.retrieve(encoded, sid1)
-    return None if retrieval is None else retrieval.reorder(parents)
+def _joined(parts: list[Beams], order: Tensor | None) -> Beams:
+    """One after another, then in `order` int64 [B]."""
+
+    def whole(pieces: list[Tensor]) -> Tensor:
+        together = torch.cat(pieces)
+        return together if order is None else together[order]
+
+    return Beams(
+        whole([part.codes for part in parts]),
+        whole([part.scores for part in parts]),
+        whole([part.nodes for part in parts]),
+        [whole(list(level)) for level in zip(*(part.prefixes for part in parts), strict=True)],
+    )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from glass.data import Dataset
     from glass.sid import SidTable
 
+KeysValues = list[tuple[Tensor, Tensor]]
 
 NO_TARGET = -100
 """In place of the code where a row of targets is padding."""
@@ -323,6 +324,54 @@ class Glass(
         mass = encoded.copied.mass(prefix[..., :level], self.codebook_sizes[level], positions)
         mixture: Tensor = self.copy_head(logits, hidden, *mass, level)
         return mixture
+
+    def steps(self, batch: Batch) -> GlassSteps:
+        """Decoding of a batch level by level, for `glass.generation.generate`."""
+        return GlassSteps(self, batch)
+
+
+class GlassSteps:
+    """Decoding of a batch: what all beams of a user share, and the caches of each beam."""
+
+    def __init__(self, model: Glass, batch: Batch) -> None:
+        self._model = model
+        self._encoded = model.encode(batch)
+        self._size = len(batch)
+        self._prefix = torch.zeros(
+            self._size, 1, 0, dtype=torch.int64, device=batch.short_items.device
+        )
+        self._retrieval: Retrieval | None = None
+        self._past: KeysValues | None = None
+
+    def first(self) -> Tensor:
+        """Logits [B, 1, K_0]; nothing is retrieved for them."""
+        return self._logits(self._prefix)
+
+    def next(self, parents: Tensor, codes: Tensor) -> Tensor:
+        """Logits [B, W, K_l] of beams that were extended by `codes` [B, W]."""
+        parents, codes = parents.long(), codes.long()
+        prefix = self._prefix.gather(1, parents[..., None].expand(-1, -1, self._prefix.shape[-1]))
+        self._prefix = torch.cat((prefix, codes[..., None]), dim=-1)
+        self._follow(parents)
+        if self._prefix.shape[-1] == 1:
+            self._retrieval = self._model.retrieve(self._encoded, codes)
+        elif self._retrieval is not None:
+            self._retrieval = self._retrieval.reorder(parents)
+        return self._logits(codes[..., None])
+
+    def _logits(self, newest: Tensor) -> Tensor:
+        hidden, self._past = self._model.decode(self._encoded, newest, self._retrieval, self._past)
+        return self._model.level_logits(
+            hidden[:, :, -1], self._prefix.shape[-1], self._encoded, self._retrieval, self._prefix
+        )
+
+    def _follow(self, parents: Tensor) -> None:
+        """Gives beams the self-attention caches of their parents: [B*W, H, n, D]."""
+        assert self._past is not None
+        width = self._past[0][0].shape[0] // max(self._size, 1)
+        rows = torch.arange(self._size, device=parents.device)[:, None] * width + parents
+        flat = rows.flatten()
+        self._past = [(key[flat], value[flat]) for key, value in self._past]
 
 
 def _training_batch(config: ModelConfig, dataset: Dataset, count: int = 4096) -> Batch:

@@ -7,16 +7,24 @@ import math
 
 import pytest
 import torch
+from generation_cases import (
+    CATALOGUE,
+    HISTORIES,
+    TIGER,
+    TRIE,
+    alive,
+    assert_same,
+    histories,
+    sharp_model,
+)
 from slow_beam import Sid, legal_codes, slow_beam_search
-from toy import SIZES, SMALL, random_histories, toy_batch, toy_model, toy_sids
+from toy import SIZES, SMALL, toy_batch, toy_model, toy_sids
 
-from glass.config import ModelConfig
 from glass.data.batches import Batch
-from glass.generation import Beams, generate
+from glass.generation import generate
 from glass.models import Glass
 from glass_kernels import SidTrie
 
-TIGER = dataclasses.replace(SMALL, use_sid_tier=False, use_hard_search=False)
 CONFIGS = {
     "glass": SMALL,
     "tier first": dataclasses.replace(SMALL, tier_token_last=False, gate_input="state"),
@@ -24,34 +32,7 @@ CONFIGS = {
     "empty by gate": dataclasses.replace(SMALL, empty_retrieval="gate", num_neighbours=0),
     "tiger": TIGER,
 }
-HISTORIES = [*random_histories(3, (1, 25), seed=2), [7]]
-CATALOGUE: set[Sid] = {tuple(codes) for codes in toy_sids().codes.tolist()}
-TRIE = SidTrie.build(torch.from_numpy(toy_sids().codes), SIZES)
 WIDE = 50
-
-
-def sharp_model(config: ModelConfig = SMALL) -> Glass:
-    """Weights large enough that codes differ clearly in probability."""
-    model = toy_model(config).eval()
-    with torch.no_grad():
-        model.decoder.norm.weight.mul_(4)
-    return model
-
-
-def histories(config: ModelConfig = SMALL, rows: slice = slice(None)) -> Batch:
-    chosen = HISTORIES[rows]
-    return toy_batch(chosen, [[1]] * len(chosen), config)
-
-
-def alive(beams: Beams, row: int) -> list[tuple[float, Sid]]:
-    pairs = zip(beams.scores[row].tolist(), beams.codes[row].tolist(), strict=True)
-    return [(score, tuple(codes)) for score, codes in pairs if score > -math.inf]
-
-
-def assert_same(found: list[tuple[float, Sid]], expected: list[tuple[float, Sid]]) -> None:
-    assert [sid for _, sid in found] == [sid for _, sid in expected]
-    scores = [score for score, _ in expected]
-    assert [score for score, _ in found] == pytest.approx(scores, abs=1e-5)
 
 
 def enumerate_catalogue(model: Glass, batch: Batch) -> list[tuple[float, Sid]]:
