@@ -17,6 +17,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 INPUTS := pyproject.toml constraints.txt setup.py $(sort $(wildcard csrc/*.* csrc/*/*.*))
 READY := $(VENV)/.ready-$(shell cat $(INPUTS) Makefile | sha256sum | cut -c1-16)
 MOVIELENS := $(VENV)/.movielens
+# a process a core; tests of one file share its fixtures and so stay together
+SIDE_BY_SIDE := -n auto --maxprocesses=8 --dist=loadfile -p no:benchmark
 
 .PHONY: help run test check lint format bench info data-movielens setup clean
 
@@ -57,10 +59,10 @@ run: $(READY)
 	@$(BIN)/glass run $(CONFIG)
 
 test: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not static"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not static" $(SIDE_BY_SIDE)
 
 check: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m static
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m static $(SIDE_BY_SIDE)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
