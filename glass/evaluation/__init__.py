@@ -10,7 +10,7 @@ from glass.evaluation.baselines import (
 from glass.evaluation.bootstrap import bootstrap_ci, paired_bootstrap
 from glass.evaluation.catalogue import SidCatalogue
 from glass.evaluation.diagnostics import generation_diagnostics
-from glass.evaluation.item_ranking import ItemRanking, rank_items
+from glass.evaluation.item_ranking import ItemRanking, OwnCounts, rank_items, rank_items_of_sids
 from glass.evaluation.metrics import RankMetrics, rank_metrics
 from glass.evaluation.predictions import Predictions, read_predictions, write_predictions
 from glass.evaluation.ranking import SystemRanking
@@ -20,6 +20,7 @@ from glass.evaluation.targets import Targets
 
 __all__ = [
     "ItemRanking",
+    "OwnCounts",
     "Predictions",
     "RankMetrics",
     "SidCatalogue",
@@ -34,6 +35,7 @@ __all__ = [
     "paired_bootstrap",
     "rank_item_knn",
     "rank_items",
+    "rank_items_of_sids",
     "rank_metrics",
     "rank_own_frequency",
     "rank_popularity",

@@ -73,33 +73,101 @@ def rank_items(
         ValueError: shapes, SIDs or items that do not fit, NaN among `log_probs`, a `width` below
             1, or a `prior` that is not a positive number.
     """
-    listed = _checked(sids, log_probs, dataset, samples, catalogue, prior)
-    sizes = catalogue.sizes.astype(np.int64)
-    num_items = (sizes[sids] * listed).sum(axis=1, dtype=np.int64)
-    width = max(1, int(num_items.max(initial=0))) if width is None else checked_width(width)
-    items = np.full((len(sids), width), -1, np.int32)
-    scores = np.full((len(sids), width), -np.inf)
-    popularity = np.asarray(dataset.train_counts, np.float64) + 1
-    lengths = samples.history_end - samples.history_start
-    for rows in ragged_chunks(lengths + num_items):
-        row, column = np.nonzero(listed[rows])
-        sid = sids[rows][row, column]
-        # `of` says which of these SIDs a candidate item comes from.
-        of, position = ragged_positions(
-            catalogue.item_offsets[sid], catalogue.item_offsets[sid + 1]
+    if catalogue.num_items != dataset.num_items:
+        raise ValueError(
+            f"catalogue has SIDs for {catalogue.num_items} items but the data set has "
+            f"{dataset.num_items}; build the SIDs from this data set"
         )
-        item = catalogue.item_ids[position].astype(np.int64)
-        own = _own_counts(
-            dataset, samples.history_start[rows], samples.history_end[rows], row[of], item
+    _check(sids, log_probs, len(samples.users), catalogue, prior)
+    start, end = samples.history_start, samples.history_end
+    if width is None:
+        width = _widest(sids, catalogue)
+    items = np.full((len(sids), checked_width(width)), -1, np.int32)
+    scores = np.full(items.shape, -np.inf)
+    for rows in ragged_chunks(end - start + _num_items(sids, catalogue)):
+        own = OwnCounts.of_histories(dataset.items, start[rows], end[rows], dataset.num_items)
+        part = rank_items_of_sids(
+            sids[rows],
+            log_probs[rows],
+            own,
+            dataset.train_counts,
+            catalogue,
+            width=width,
+            prior=prior,
         )
-        share = _share_of_sid(own, popularity[item], of, len(sid), prior)
-        score = log_probs[rows][row, column].astype(np.float64)[of] + np.log(share)
-        best = np.lexsort((item, -score, row[of]))
-        row, item, score = row[of][best], item[best], score[best]
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        kept = place < width
-        items[rows][row[kept], place[kept]] = item[kept]
-        scores[rows][row[kept], place[kept]] = score[kept]
+        items[rows], scores[rows] = part.items, part.scores
+    return ItemRanking(items, scores)
+
+
+@dataclass(frozen=True)
+class OwnCounts:
+    """How often the history of each of S users holds each item."""
+
+    keys: Int64Array
+    """int64 [P] user * num_items + item for each pair that occurs, rising."""
+    counts: Int64Array
+    """int64 [P]"""
+    num_items: int
+    """V."""
+
+    @classmethod
+    def of_histories(
+        cls, items: AnyIntArray, start: Int64Array, end: Int64Array, num_items: int
+    ) -> OwnCounts:
+        """Of the histories items[start[s] : end[s]]."""
+        row, position = ragged_positions(start, end)
+        keys, counts = np.unique(row * num_items + items[position], return_counts=True)
+        return cls(keys, counts, num_items)
+
+    def of(self, row: Int64Array, item: Int64Array) -> FloatArray:
+        """Events of each (row, item) [n]: float64 [n]."""
+        if not len(self.keys):
+            return np.zeros(len(item))
+        wanted = row * self.num_items + item
+        place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
+        return np.where(self.keys[place] == wanted, self.counts[place], 0).astype(np.float64)
+
+
+def rank_items_of_sids(
+    sids: AnyIntArray,
+    log_probs: NDArray[np.floating[Any]],
+    own: OwnCounts,
+    train_counts: Int64Array,
+    catalogue: SidCatalogue,
+    *,
+    width: int | None = None,
+    prior: float = 1.0,
+) -> ItemRanking:
+    """`rank_items` for users whose items are counted already; what it costs is for the items alone.
+
+    Args:
+        sids, log_probs, catalogue, width, prior: as in `rank_items`.
+        own: of S users.
+        train_counts: int64 [V] training events of each item.
+
+    Raises:
+        ValueError: shapes or SIDs that do not fit, NaN among `log_probs`, a `width` below 1, or a
+            `prior` that is not a positive number.
+    """
+    _check(sids, log_probs, len(sids), catalogue, prior)
+    if width is None:
+        width = _widest(sids, catalogue)
+    items = np.full((len(sids), checked_width(width)), -1, np.int32)
+    scores = np.full(items.shape, -np.inf)
+    row, column = np.nonzero(first_occurrences(sids))
+    sid = sids[row, column]
+    # `of` says which of these SIDs a candidate item comes from.
+    of, position = ragged_positions(catalogue.item_offsets[sid], catalogue.item_offsets[sid + 1])
+    item = catalogue.item_ids[position].astype(np.int64)
+    popularity = train_counts[item].astype(np.float64) + 1
+    share = _share_of_sid(own.of(row[of], item), popularity, of, len(sid), prior)
+    score = log_probs[row, column].astype(np.float64)[of] + np.log(share)
+    best = np.lexsort((item, -score, row[of]))
+    row, item, score = row[of][best], item[best], score[best]
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    kept = place < width
+    items[row[kept], place[kept]] = item[kept]
+    scores[row[kept], place[kept]] = score[kept]
     return ItemRanking(items, scores)
 
 
@@ -113,41 +181,29 @@ def _share_of_sid(
     return share
 
 
-def _own_counts(
-    dataset: Dataset, start: Int64Array, end: Int64Array, row: Int64Array, item: Int64Array
-) -> FloatArray:
-    """How often each (row, item) occurs in the history [start[row], end[row])."""
-    event_row, position = ragged_positions(start, end)
-    pairs, counts = np.unique(
-        event_row * dataset.num_items + dataset.items[position], return_counts=True
-    )
-    if not len(pairs):
-        return np.zeros(len(item))
-    wanted = row * dataset.num_items + item
-    place = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    return np.where(pairs[place] == wanted, counts[place], 0).astype(np.float64)
+def _num_items(sids: AnyIntArray, catalogue: SidCatalogue) -> Int64Array:
+    """Items of the SIDs of each list: int64 [S]."""
+    sizes = np.where(first_occurrences(sids), catalogue.sizes[sids], 0)
+    return sizes.sum(axis=1, dtype=np.int64)
 
 
-def _checked(
+def _widest(sids: AnyIntArray, catalogue: SidCatalogue) -> int:
+    return max(1, int(_num_items(sids, catalogue).max(initial=0)))
+
+
+def _check(
     sids: AnyIntArray,
     log_probs: NDArray[np.floating[Any]],
-    dataset: Dataset,
-    samples: Samples,
+    num_lists: int,
     catalogue: SidCatalogue,
     prior: float,
-) -> NDArray[np.bool_]:
-    """bool [S, W], the SIDs that count; raises what `rank_items` promises."""
+) -> None:
     if not 0 < prior < np.inf:
         raise ValueError(f"prior={prior} must be a number above 0 (in events)")
-    if catalogue.num_items != dataset.num_items:
-        raise ValueError(
-            f"catalogue has SIDs for {catalogue.num_items} items but the data set has "
-            f"{dataset.num_items}; build the SIDs from this data set"
-        )
-    if sids.ndim != 2 or len(sids) != len(samples.users) or log_probs.shape != sids.shape:
+    if sids.ndim != 2 or len(sids) != num_lists or log_probs.shape != sids.shape:
         raise ValueError(
             f"sids {list(sids.shape)} and log_probs {list(log_probs.shape)} must both be "
-            f"[{len(samples.users)}, W], a list a sample"
+            f"[{num_lists}, W], a list a sample"
         )
     if sids.size and not -1 <= int(sids.min()) <= int(sids.max()) < catalogue.num_sids:
         raise ValueError(
@@ -156,4 +212,3 @@ def _checked(
         )
     if np.isnan(log_probs[sids >= 0]).any():
         raise ValueError("log_probs holds NaN; the model that made it is not usable")
-    return first_occurrences(sids)
