@@ -1,0 +1,103 @@
+"""The folder of a trained model: weights, semantic IDs, trie, items, and how it came about."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glass.evaluation import write_json_atomic
+from glass.models import Glass
+from glass.serving.items import ItemTable
+from glass.sid import SidTable
+from glass.sid.files import replaced_folder
+from glass.training.loop import METRIC
+from glass_kernels import SidTrie
+
+TRAINED = "trained.json"
+"""Beside a model: the settings and data it was trained with, and its validation result."""
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def save_system(
+    model: Glass,
+    table: SidTable,
+    trie: SidTrie,
+    folder: Path,
+    trained: dict[str, Any],
+    items: ItemTable | None = None,
+) -> None:
+    """Writes weights, config, SID table, trie and `trained` to a temporary folder, swapped in.
+
+    A `Recommender` needs the `items` too.
+
+    Raises:
+        ValueError: the folder cannot be written.
+    """
+    with replaced_folder(folder) as temporary:
+        temporary.joinpath("README.md").write_text(model_card(folder.name, model, table, trained))
+        model.save_pretrained(temporary)  # leaves a README.md that is there already
+        table.save(temporary / "sid")
+        trie.save(temporary / "trie.safetensors")
+        if items is not None:
+            items.save(temporary)
+        write_json_atomic(temporary / TRAINED, trained)
+
+
+def model_card(system: str, model: Glass, table: SidTable, trained: dict[str, Any]) -> str:
+    """What the model is, as Markdown; the card of the hub mixin would tell of a push to the hub.
+
+    Args:
+        system: "glass" or "tiger".
+        trained: what `save_system` keeps beside the model.
+    """
+    data = table.manifest.get("dataset", {}).get("name", "an unnamed data set")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lines = [
+        f"# {system.upper()} on {data}",
+        "",
+        "A generative recommender trained by glass-rec, for the catalogue it was trained on.",
+        "",
+        f"- {table.num_items:,} items, semantic IDs of {list(table.codebook_sizes)} codes",
+        f"- {parameters:,} parameters; the settings are in `config.json`",
+        f"- weights of step {trained['best_step']} of {trained['steps']}, the best on the "
+        f"validation split: {METRIC} {trained['best']:.4f}",
+        "",
+        "```python",
+        "from glass import Recommender",
+        "",
+        'recommender = Recommender.load("this folder")',
+        "```",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
+    """What `save_system` wrote, ready for generation.
+
+    Raises:
+        ValueError: the folder holds no model.
+    """
+    folder = Path(folder)
+    if not (folder / TRAINED).exists():
+        raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
+    with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
+        model = Glass.from_pretrained(str(folder)).to(device()).eval()
+    trie = SidTrie.load(folder / "trie.safetensors", device())
+    table = SidTable.load(folder / "sid")
+    if model.tier is not None:  # above model.tier_table_limit the weights hold no table
+        model.tier.set_item_embeddings(torch.from_numpy(table.vectors))
+    return model, table, trie
+
+
+def trained_on(folder: Path | str) -> str:
+    """Fingerprint of the data set that the model of `load_system` was trained on."""
+    return str(json.loads((Path(folder) / TRAINED).read_text())["data"])
