@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glass.config import RunConfig
@@ -137,6 +138,9 @@ def recommend(config: RunConfig, options: Options) -> None:
         num_items=options["num_items"],
         system=options["system"],
         exclude_seen=options["exclude_seen"],
+        allowed=_listed("allow", options),
+        exclude=_listed("exclude", options),
+        max_per_sid1=options["max_per_sid1"],
     )
     if options["json"]:
         rows = {user: [asdict(item) for item in items] for user, items in found.items()}
@@ -152,6 +156,21 @@ def recommend(config: RunConfig, options: Options) -> None:
             print((line + f"{item.score:>8.3f}  {mark}").rstrip())
 
 
+def _listed(name: str, options: Options) -> list[str] | None:
+    """The lines of the file that an option names."""
+    path = options[name]
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"--{name} {path} cannot be read ({error}); it must be a text file with one raw item "
+            "id a line"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def _force(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="prepare anew even if up to date")
 
@@ -165,6 +184,9 @@ def _recommend(parser: ArgumentParser) -> None:
     parser.add_argument("--num-items", type=int, default=10, help="items a user, at most")
     parser.add_argument("--system", type=str, default="glass", help="glass or tiger")
     parser.add_argument("--exclude-seen", action="store_true", help="no items of the history")
+    parser.add_argument("--allow", type=str, metavar="FILE", help="these items alone: raw ids")
+    parser.add_argument("--exclude", type=str, metavar="FILE", help="not these items: raw ids")
+    parser.add_argument("--max-per-sid1", type=int, help="beams of one first code, at most")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -181,7 +203,8 @@ COMMANDS: Mapping[str, Command] = {
         "items for users, from their whole history",
         recommend,
         _recommend,
-        "--users ID [ID ...] [--num-items N] [--system NAME] [--exclude-seen] [--json]",
+        "--users ID [ID ...] [--num-items N] [--system NAME] [--exclude-seen] "
+        "[--allow FILE] [--exclude FILE] [--max-per-sid1 N] [--json]",
     ),
     "report": Command("write report.html of an evaluated run", report),
 }

@@ -184,7 +184,8 @@ def _share_of_sid(
 def _num_items(sids: AnyIntArray, catalogue: SidCatalogue) -> Int64Array:
     """Items of the SIDs of each list: int64 [S]."""
     sizes = np.where(first_occurrences(sids), catalogue.sizes[sids], 0)
-    return sizes.sum(axis=1, dtype=np.int64)
+    total: Int64Array = sizes.sum(axis=1, dtype=np.int64)
+    return total
 
 
 def _widest(sids: AnyIntArray, catalogue: SidCatalogue) -> int:

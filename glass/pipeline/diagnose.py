@@ -12,7 +12,8 @@ from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
 from glass.models import Glass
 from glass.models.decoder import DecoderLayer
-from glass.pipeline.neural import device, make_collator
+from glass.pipeline.neural import make_collator
+from glass.serving.folder import device
 
 LENGTH_EDGES = (0, 1, 2, 3, 5, 8, 12, 17, 23, 30, 45, 70, 100, 150, 250)
 

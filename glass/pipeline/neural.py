@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from contextlib import redirect_stdout
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,16 +20,15 @@ from glass.generation import generate
 from glass.memory import keep_freed_memory
 from glass.models import Glass
 from glass.pipeline.keys import KEY, stored_key, system_config, training_key
+from glass.serving.folder import TRAINED, device, load_system, save_system, trained_on
+from glass.serving.items import NAME, ItemTable
 from glass.sid import SidTable
-from glass.sid.files import replaced_folder
 from glass.training import Validator, train
-from glass.training.loop import METRIC
 from glass_kernels import SidTrie
 
-log = logging.getLogger(__name__)
+__all__ = ["load_system", "save_system", "trained_on"]
 
-TRAINED = "trained.json"
-"""Beside a model: the settings and data it was trained with, and its validation result."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,11 +41,6 @@ class Decoded:
     """[S, W]"""
     prefixes: list[NDArray[np.int64]]
     """After level d: [S, W, d]."""
-
-
-def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def make_collator(dataset: Dataset, samples: Samples, model: ModelConfig) -> Collator:
@@ -123,7 +113,13 @@ def train_system(
         "best_step": result.best_step,
         "best": result.best,
     }
-    save_system(model, table, trie, folder / system, trained)
+    save_system(model, table, trie, folder / system, trained, ItemTable.of(dataset, config))
+
+
+def add_items(system: str, config: RunConfig, dataset: Dataset, folder: Path) -> None:
+    """Gives a model of `<folder>/<system>/` that an older version trained its table of items."""
+    if not (folder / system / NAME).exists():
+        ItemTable.of(dataset, config).save(folder / system)
 
 
 def _start_anew_unless(folder: Path, key: str) -> None:
@@ -140,73 +136,6 @@ def _start_anew_unless(folder: Path, key: str) -> None:
 def make_trie(table: SidTable) -> SidTrie:
     """Trie of the catalogue's SIDs."""
     return SidTrie.build(torch.from_numpy(table.codes), table.codebook_sizes)
-
-
-def save_system(
-    model: Glass, table: SidTable, trie: SidTrie, folder: Path, trained: dict[str, Any]
-) -> None:
-    """Writes weights, config, SID table, trie and `trained` to a temporary folder, swapped in.
-
-    Raises:
-        ValueError: the folder cannot be written.
-    """
-    with replaced_folder(folder) as temporary:
-        temporary.joinpath("README.md").write_text(model_card(folder.name, model, table, trained))
-        model.save_pretrained(temporary)  # leaves a README.md that is there already
-        table.save(temporary / "sid")
-        trie.save(temporary / "trie.safetensors")
-        write_json_atomic(temporary / TRAINED, trained)
-
-
-def model_card(system: str, model: Glass, table: SidTable, trained: dict[str, Any]) -> str:
-    """What the model is, as Markdown; the card of the hub mixin would tell of a push to the hub.
-
-    Args:
-        system: "glass" or "tiger".
-        trained: what `save_system` keeps beside the model.
-    """
-    data = table.manifest.get("dataset", {}).get("name", "an unnamed data set")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    lines = [
-        f"# {system.upper()} on {data}",
-        "",
-        "A generative recommender trained by glass-rec, for the catalogue it was trained on.",
-        "",
-        f"- {table.num_items:,} items, semantic IDs of {list(table.codebook_sizes)} codes",
-        f"- {parameters:,} parameters; the settings are in `config.json`",
-        f"- weights of step {trained['best_step']} of {trained['steps']}, the best on the "
-        f"validation split: {METRIC} {trained['best']:.4f}",
-        "",
-        "```python",
-        "from glass.pipeline.neural import load_system",
-        "",
-        'model, sid_table, trie = load_system("this folder")',
-        "```",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
-    """What `save_system` wrote, ready for generation.
-
-    Raises:
-        ValueError: the folder holds no model.
-    """
-    folder = Path(folder)
-    if not (folder / TRAINED).exists():
-        raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
-    with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
-        model = Glass.from_pretrained(str(folder)).to(device()).eval()
-    trie = SidTrie.load(folder / "trie.safetensors", device())
-    table = SidTable.load(folder / "sid")
-    if model.tier is not None:  # above model.tier_table_limit the weights hold no table
-        model.tier.set_item_embeddings(torch.from_numpy(table.vectors))
-    return model, table, trie
-
-
-def trained_on(folder: Path | str) -> str:
-    """Fingerprint of the data set that the model of `load_system` was trained on."""
-    return str(json.loads((Path(folder) / TRAINED).read_text())["data"])
 
 
 def decode_samples(

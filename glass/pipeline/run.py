@@ -42,7 +42,13 @@ from glass.pipeline.clock import StepClock
 from glass.pipeline.diagnose import diagnose
 from glass.pipeline.keys import KEY, evaluation_key, stored_key
 from glass.pipeline.lock import locked_folder
-from glass.pipeline.neural import decode_samples, is_trained, load_system, train_system
+from glass.pipeline.neural import (
+    add_items,
+    decode_samples,
+    is_trained,
+    load_system,
+    train_system,
+)
 from glass.sid import SidHealth, SidTable, load_built
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
@@ -201,6 +207,7 @@ class Run:
                 if step.worked:
                     self._forget_results()
                     train_system(*given, progress=self.progress)
+                add_items(system, self.config, self.dataset, self.folder)
 
     def _forget_results(self) -> None:
         # Metrics and report of other models must not stand beside the new ones.
