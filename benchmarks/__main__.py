@@ -16,6 +16,7 @@ from benchmarks import (
     hard_search,
     hard_search_attention,
     hard_search_growth,
+    serving,
     sid_tier,
     sid_tier_embeddings,
     sid_tier_growth,
@@ -44,6 +45,7 @@ MODULES = (
     hard_search_attention,
     gated_fusion,
     training_step,
+    serving,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)
