@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +16,6 @@ from glass.serving.filters import Wanted, trie_filter
 from glass.serving.histories import Snapshot
 from glass.serving.items import ItemTable
 from glass_kernels import SidTrie
-
-_FILTERS = "filter" in inspect.signature(generate).parameters
 
 
 @dataclass(frozen=True)
@@ -130,22 +126,14 @@ class Searcher:
             pad_left=self.model.config.tier_token_last,
             has_clock=settings.time_unit == "seconds",
         )
-        more: dict[str, Any] = {}
-        if (
-            _FILTERS
-            and settings.constrained
-            and (filter := trie_filter(self.trie, wanted)) is not None
-        ):
-            more["filter"] = filter
-        if max_per_sid1 is not None:
-            more["max_per_sid1"] = max_per_sid1
         return generate(
             self.model,
             inputs.to(self.trie.device),
             self.trie,
             beam_width=beam_width,
             constrained=settings.constrained,
-            **more,
+            filter=trie_filter(self.trie, wanted) if settings.constrained else None,
+            max_per_sid1=max_per_sid1,
         )
 
     def _own_counts(self, batch: Sequence[Snapshot]) -> OwnCounts:

@@ -14,7 +14,6 @@ import pytest
 from glass import Recommender
 from glass.cli import main
 from glass.data import Dataset
-from glass.serving import search
 
 
 @pytest.fixture
@@ -77,7 +76,6 @@ def test_a_folder_of_an_older_version_gets_its_items(
         Recommender.load(tmp_path)
 
 
-@pytest.mark.skipif(not search._FILTERS, reason="generate cannot filter yet")
 def test_filters_of_the_command(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +116,6 @@ def test_mistakes_in_the_files_of_the_command(
     assert re.search(message, error)
 
 
-@pytest.mark.skipif(not search._FILTERS, reason="generate cannot filter yet")
 def test_the_page_runs(
     finished: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

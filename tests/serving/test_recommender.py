@@ -14,7 +14,7 @@ from toy import NUM_ITEMS, toy_sids
 import glass
 from glass.evaluation import OwnCounts, SidCatalogue, rank_items_of_sids
 from glass.generation import generate
-from glass.serving import Recommender, search
+from glass.serving import Recommender
 
 RNG = np.random.default_rng(4)
 HISTORIES = {f"u{u}": RNG.integers(0, NUM_ITEMS, n).tolist() for u, n in enumerate((3, 30, 12))}
@@ -84,7 +84,6 @@ def test_people_without_events(config: str) -> None:
         recommender.recommend(["u0", "nobody"], unknown="error")
 
 
-@pytest.mark.skipif(not search._FILTERS, reason="generate cannot filter yet")
 class TestFilters:
     @pytest.mark.parametrize("n", [3, 6, 11, NUM_ITEMS])
     @pytest.mark.parametrize("config", ["all", "tiger", "copying"])
