@@ -43,14 +43,6 @@ struct BeamStep {
   int32_t *parents, *codes, *best_nodes;  // the last one only with children
 };
 
-template <typename T>
-struct Logits {
-  const T* values;
-  int64_t request, beam;  // strides; codes lie side by side
-
-  const T* of(int64_t b, int64_t w) const { return values + b * request + w * beam; }
-};
-
 enum class BeamMistake { kNone, kNode, kTrie };
 
 struct BeamFault {
@@ -58,12 +50,12 @@ struct BeamFault {
   int64_t node = 0;
 };
 
-template <typename L, typename T>
+template <typename L>
 class BeamWorker {
  public:
   using Real = typename L::Real;
 
-  BeamWorker(const BeamStep<Real>& step, const Logits<T>& logits)
+  BeamWorker(const BeamStep<Real>& step, const Logits<Real>& logits)
       : step_(step),
         logits_(logits),
         places_(static_cast<uint32_t>(step.num_codes + 1)),
@@ -138,39 +130,77 @@ class BeamWorker {
     codes += ends;
     const int64_t n = beam.count - ends;
     if (n == 0) return true;
-    uint32_t most = 0;
-    for (int64_t i = 0; i < n; ++i) most = std::max(most, static_cast<uint32_t>(codes[i]));
-    if (most >= static_cast<uint64_t>(step_.num_codes)) return false;
-    const T* from = logits_.of(request, w);
+    const bool one_run = is_run(codes, n);
+    if (!in_codebook(codes, n, one_run)) return false;
     if (n == 1 && step_.mask_before_softmax) {  // of probability 1
-      const bool possible = clean(real<Real>(from[codes[0]])) > kNever<Real>;
+      const bool possible = one_logit(logits_, first_logit(request, w) + codes[0]) > kNever<Real>;
       if (possible && (!filtered || allows(listed, beam.first + ends))) offer(w, ends, beam.score);
       return true;
     }
-    const Scores<Real> scores = normalise(from, codes, n, beam.score);
+    Scores<Real> scores;
+    const bool in_reach = step_.mask_before_softmax
+                              ? score_children(request, w, codes, n, one_run, scores)
+                              : score_all(request, w, codes, n, one_run, scores);
+    if (!in_reach) return true;
     if (filtered) apply_filter(w, ends, n, scores, listed);
-    if (!(filtered && children.filter_keeps)) scan(w, ends, row_.get(), n, scores);
+    if (!(filtered && children.filter_keeps)) scan(w, ends, n, scores);
     return true;
   }
 
-  // Leaves the children's clean logits in row_.
-  GLASS_INLINE Scores<Real> normalise(const T* from, const int32_t* codes, int64_t n, Real beam) {
-    if (step_.mask_before_softmax) {
-      for (int64_t i = 0; i < n; ++i) row_[i] = real<Real>(from[codes[i]]);
-      return scores_of_row<L>(row_.get(), n, beam);
+  // Rising codes without a gap; if they do not rise, at least the ends are as far apart.
+  static bool is_run(const int32_t* codes, int64_t n) {
+    return int64_t{codes[n - 1]} - codes[0] == n - 1;
+  }
+
+  bool in_codebook(const int32_t* codes, int64_t n, bool one_run) const {
+    if (one_run) return codes[0] >= 0 && codes[n - 1] < step_.num_codes;
+    uint32_t most = 0;
+    for (int64_t i = 0; i < n; ++i) most = std::max(most, static_cast<uint32_t>(codes[i]));
+    return most < static_cast<uint64_t>(step_.num_codes);
+  }
+
+  int64_t first_logit(int64_t request, int64_t w) const {
+    return request * logits_.request + w * logits_.beam;
+  }
+
+  // These leave the clean logits of the children, or of all codes, in row_. False if none can be
+  // among the best.
+  GLASS_INLINE bool score_children(int64_t request, int64_t w, const int32_t* codes, int64_t n,
+                                   bool one_run, Scores<Real>& scores) {
+    const int64_t at = first_logit(request, w);
+    const RowFacts<Real> facts = one_run ? load_row<L>(logits_, at + codes[0], n, row_.get())
+                                         : gather_row<L>(logits_, at, codes, n, row_.get());
+    return find_scores(facts, facts.largest, row_.get(), n, beams_[w].score, scores);
+  }
+
+  GLASS_INLINE bool score_all(int64_t request, int64_t w, const int32_t* codes, int64_t n,
+                              bool one_run, Scores<Real>& scores) {
+    const int64_t all = step_.num_codes;
+    const RowFacts<Real> facts = load_row<L>(logits_, first_logit(request, w), all, all_.get());
+    Real best = kNever<Real>;
+    for (int64_t i = 0; i < n; ++i) {
+      row_[i] = all_[one_run ? codes[0] + i : codes[i]];
+      best = row_[i] > best ? row_[i] : best;
     }
-    for (int64_t i = 0; i < step_.num_codes; ++i) all_[i] = real<Real>(from[i]);
-    const Scores<Real> scores = scores_of_row<L>(all_.get(), step_.num_codes, beam);
-    for (int64_t i = 0; i < n; ++i) row_[i] = all_[codes[i]];
-    std::fill_n(row_.get() + n, kRowPadding, kNever<Real>);
-    return scores;
+    pad_row<L>(row_.get(), n);
+    return find_scores(facts, best, all_.get(), all, beams_[w].score, scores);
   }
 
   GLASS_INLINE void extend_by_all(int64_t request, int64_t w) {
     const int64_t n = step_.num_codes;
-    const T* from = logits_.of(request, w);
-    for (int64_t i = 0; i < n; ++i) row_[i] = real<Real>(from[i]);
-    scan(w, 0, row_.get(), n, scores_of_row<L>(row_.get(), n, beams_[w].score));
+    const RowFacts<Real> facts = load_row<L>(logits_, first_logit(request, w), n, row_.get());
+    Scores<Real> scores;
+    if (find_scores(facts, facts.largest, row_.get(), n, beams_[w].score, scores)) {
+      scan(w, 0, n, scores);
+    }
+  }
+
+  // Of logits up to `best`; false if none of them can be among the best candidates.
+  GLASS_INLINE bool find_scores(const RowFacts<Real>& facts, Real best, const Real* row, int64_t n,
+                                Real beam, Scores<Real>& scores) {
+    if (best == kNever<Real> || most_score(facts, n, best, beam) <= best_.threshold()) return false;
+    scores = {facts.largest, log_sum<L>(row, n, facts.largest), beam};
+    return scores.of(best) > best_.threshold();
   }
 
   Listed listed_children(int64_t request, const Beam& beam) const {
@@ -199,11 +229,9 @@ class BeamWorker {
     }
   }
 
-  GLASS_INLINE void scan(int64_t w, bool ends, const Real* row, int64_t n,
-                         const Scores<Real>& scores) {
-    if (!(scores.of(scores.largest) > best_.threshold())) return;
+  GLASS_INLINE void scan(int64_t w, bool ends, int64_t n, const Scores<Real>& scores) {
     scan_row<L>(
-        row, n, scores, [&] { return best_.threshold(); },
+        row_.get(), n, scores, [&] { return best_.threshold(); },
         [&](int64_t i, Real score) { add(w, i + ends, score); });
   }
 
@@ -233,7 +261,7 @@ class BeamWorker {
   }
 
   const BeamStep<Real>& step_;
-  const Logits<T>& logits_;
+  const Logits<Real>& logits_;
   const uint32_t places_;  // of a beam's children, numbered from 0
   std::unique_ptr<Beam[]> beams_;
   std::unique_ptr<Real[]> row_, all_;

@@ -69,7 +69,7 @@ class BestCandidates {
  private:
   static constexpr int64_t kSpare = 64;  // so that narrow beams need not select at every turn
 
-  void keep_wanted() {
+  __attribute__((noinline)) void keep_wanted() {
     Key* last = keys_.get() + wanted_ - 1;
     std::nth_element(keys_.get(), last, keys_.get() + count_);
     count_ = wanted_;

@@ -15,26 +15,24 @@
 namespace glass {
 namespace {
 
-using torch::stable::new_empty;
-
 // The same loops, compiled for each processor level.
-template <typename L, typename T>
-GLASS_INLINE BeamFault run_requests(const BeamStep<typename L::Real>& step, const Logits<T>& logits,
-                                    int64_t begin, int64_t end) {
-  BeamWorker<L, T> worker(step, logits);
-  BeamFault fault;
+template <typename L>
+GLASS_INLINE BeamFault run_requests(const BeamStep<typename L::Real>& step,
+                                    const Logits<typename L::Real>& logits, int64_t begin,
+                                    int64_t end) {
+  BeamWorker<L> worker(step, logits);
   for (int64_t request = begin; request < end; ++request) {
-    fault = worker.run(request);
-    if (fault.mistake != BeamMistake::kNone) break;
+    const BeamFault fault = worker.run(request);
+    if (fault.mistake != BeamMistake::kNone) return fault;
   }
-  return fault;
+  return {};
 }
 
-#define GLASS_BEAM_KERNEL(NAME, TARGET, BYTES)                                              \
-  template <typename Real, typename T>                                                      \
-  TARGET BeamFault NAME(const BeamStep<Real>& step, const Logits<T>& logits, int64_t begin, \
-                        int64_t end) {                                                      \
-    return run_requests<RowLanes<Real, BYTES>, T>(step, logits, begin, end);                \
+#define GLASS_BEAM_KERNEL(NAME, TARGET, BYTES)                                                 \
+  template <typename Real>                                                                     \
+  TARGET BeamFault NAME(const BeamStep<Real>& step, const Logits<Real>& logits, int64_t begin, \
+                        int64_t end) {                                                         \
+    return run_requests<RowLanes<Real, BYTES>>(step, logits, begin, end);                      \
   }
 
 GLASS_BEAM_KERNEL(run_base, , 16)
@@ -44,22 +42,22 @@ GLASS_BEAM_KERNEL(run_avx512, GLASS_TARGET_FMA512, 64)
 #endif
 #undef GLASS_BEAM_KERNEL
 
-template <typename Real, typename T>
+template <typename Real>
 auto beam_kernel(Simd simd) {
 #ifdef GLASS_X86
-  if (simd == Simd::kAvx512) return &run_avx512<Real, T>;
-  if (simd == Simd::kAvx2 && __builtin_cpu_supports("fma")) return &run_avx2<Real, T>;
+  if (simd == Simd::kAvx512) return &run_avx512<Real>;
+  if (simd == Simd::kAvx2 && __builtin_cpu_supports("fma")) return &run_avx2<Real>;
 #endif
-  return &run_base<Real, T>;
+  return &run_base<Real>;
 }
 
 constexpr int64_t kThreadLogits = 1 << 14;  // that are worth a thread
 
-// Of the largest number of logits that one request may have to read.
-template <typename Real, typename T>
-BeamFault run_parallel(const BeamStep<Real>& step, const Logits<T>& logits, int64_t requests,
+// `logits_each`: the most logits that a request may have to read.
+template <typename Real>
+BeamFault run_parallel(const BeamStep<Real>& step, const Logits<Real>& logits, int64_t requests,
                        int64_t logits_each) {
-  const auto run = beam_kernel<Real, T>(best_simd());
+  const auto run = beam_kernel<Real>(best_simd());
   const int64_t grain = std::max<int64_t>(kThreadLogits / std::max<int64_t>(logits_each, 1), 1);
   if (requests <= grain) return run(step, logits, 0, requests);
   std::atomic<BeamMistake> mistake{BeamMistake::kNone};
@@ -73,32 +71,33 @@ BeamFault run_parallel(const BeamStep<Real>& step, const Logits<T>& logits, int6
   return {mistake, node};
 }
 
-// f(zero of the tensor's dtype)
-template <typename F>
-auto with_float(const Tensor& tensor, const char* name, const F& f) {
-  switch (tensor.scalar_type()) {
+template <typename Real>
+void convert(const Tensor& from, Real* to) {
+  const auto run = [&](const auto* values) {
+    for (int64_t i = 0; i < from.numel(); ++i) {
+      if constexpr (std::is_same_v<Real, double>) {
+        to[i] = to_double(values[i]);
+      } else {
+        to[i] = to_float(values[i]);
+      }
+    }
+  };
+  const void* values = from.const_data_ptr();
+  switch (from.scalar_type()) {
     case ScalarType::Float:
-      return f(float{});
+      return run(static_cast<const float*>(values));
     case ScalarType::Double:
-      return f(double{});
+      return run(static_cast<const double*>(values));
     case ScalarType::Half:
-      return f(Half{});
-    case ScalarType::BFloat16:
-      return f(BFloat16{});
+      return run(static_cast<const Half*>(values));
     default:
-      STD_TORCH_CHECK(false, name, " must be float32, bfloat16, float16 or float64");
+      return run(static_cast<const BFloat16*>(values));
   }
 }
 
-template <typename Real>
-std::vector<Real> scores_as(const Tensor& scores) {
-  const Tensor close = packed(scores);
-  std::vector<Real> found(close.numel());
-  with_float(close, "scores", [&](auto zero) {
-    const auto* from = static_cast<const decltype(zero)*>(close.const_data_ptr());
-    for (size_t i = 0; i < found.size(); ++i) found[i] = real<Real>(from[i]);
-  });
-  return found;
+bool is_float(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::Half ||
+         dtype == ScalarType::BFloat16;
 }
 
 struct Shape {
@@ -116,6 +115,8 @@ Shape check_beams(const Tensor& logits, const Tensor& scores, int64_t beam_width
       "logits must have fewer than 2^32 candidates a request");
   STD_TORCH_CHECK(scores.size(0) == shape.requests && scores.size(1) == shape.num_beams,
                   "scores must have one entry a beam");
+  STD_TORCH_CHECK(is_float(logits.scalar_type()) && is_float(scores.scalar_type()),
+                  "logits and scores must be float32, bfloat16, float16 or float64");
   STD_TORCH_CHECK(beam_width >= 1 && beam_width <= INT32_MAX, "beam_width must be in [1, 2^31)");
   return shape;
 }
@@ -124,54 +125,69 @@ struct Result {
   Tensor scores, parents, codes, nodes;
 };
 
-// Raises what a request found wrong; `nodes` and `children` null: over all codes.
+// What comes from the tensors of a call.
+struct Call {
+  Shape shape;
+  Tensor logits;        // codes side by side, in the type that is computed in or half precision
+  Tensor scores;        // contiguous
+  const Tensor* nodes;  // contiguous; null: over all codes
+  const Children* children;  // null: over all codes
+  int64_t max_children, beam_width;
+  bool mask_before_softmax;
+};
+
+template <typename Real>
+BeamFault run_call(const Call& call, Result& result) {
+  std::vector<Real> scores(call.scores.numel());
+  convert(call.scores, scores.data());
+  BeamStep<Real> step{.num_beams = call.shape.num_beams,
+                      .num_codes = call.shape.num_codes,
+                      .beam_width = call.beam_width,
+                      .mask_before_softmax = call.mask_before_softmax,
+                      .scores = scores.data(),
+                      .nodes = {nullptr, nullptr},
+                      .children = call.children,
+                      .best_scores = static_cast<Real*>(result.scores.mutable_data_ptr()),
+                      .parents = result.parents.mutable_data_ptr<int32_t>(),
+                      .codes = result.codes.mutable_data_ptr<int32_t>(),
+                      .best_nodes = nullptr};
+  if (call.nodes) {
+    const bool is_int = call.nodes->scalar_type() == ScalarType::Int;
+    step.nodes.narrow = is_int ? call.nodes->const_data_ptr<int32_t>() : nullptr;
+    step.nodes.wide = is_int ? nullptr : call.nodes->const_data_ptr<int64_t>();
+    step.best_nodes = result.nodes.mutable_data_ptr<int32_t>();
+  }
+  const ScalarType dtype = call.logits.scalar_type();
+  const Logits<Real> logits{call.logits.const_data_ptr(),
+                            dtype == ScalarType::Half       ? LogitType::kHalf
+                            : dtype == ScalarType::BFloat16 ? LogitType::kBFloat16
+                                                            : LogitType::kReal,
+                            call.logits.stride(0), call.logits.stride(1)};
+  const int64_t each = call.mask_before_softmax ? std::min(call.max_children, call.shape.num_codes)
+                                                : call.shape.num_codes;
+  return run_parallel(step, logits, call.shape.requests, call.shape.num_beams * each);
+}
+
+// Raises what a request found wrong.
 Result run_step(const Tensor& logits, const Tensor& scores, const Tensor* nodes,
                 const Children* children, int64_t max_children, int64_t beam_width,
                 bool mask_before_softmax) {
   const Shape shape = check_beams(logits, scores, beam_width);
   const bool is_wide =
       logits.scalar_type() == ScalarType::Double || scores.scalar_type() == ScalarType::Double;
-  const std::vector<int64_t> sizes{shape.requests, beam_width};
-  Result result{new_empty(scores, sizes, is_wide ? ScalarType::Double : ScalarType::Float),
-                new_empty(scores, sizes, ScalarType::Int),
-                new_empty(scores, sizes, ScalarType::Int),
-                children ? new_empty(scores, sizes, ScalarType::Int) : Tensor()};
-  const Tensor close = shape.num_codes == 1 || logits.stride(2) == 1 ? logits : packed(logits);
-  Whole at{nullptr, nullptr};
-  if (nodes) {
-    const bool is_int = nodes->scalar_type() == ScalarType::Int;
-    at.narrow = is_int ? nodes->const_data_ptr<int32_t>() : nullptr;
-    at.wide = is_int ? nullptr : nodes->const_data_ptr<int64_t>();
+  const bool side_by_side = shape.num_codes == 1 || logits.stride(2) == 1;
+  Tensor close = side_by_side ? logits : packed(logits);
+  if (is_wide && logits.scalar_type() == ScalarType::Float) {
+    close = packed(torch::stable::to(close, ScalarType::Double));
   }
-  const auto run = [&](auto real_zero, auto zero) {
-    using Real = decltype(real_zero);
-    using T = decltype(zero);
-    const std::vector<Real> converted = scores_as<Real>(scores);
-    const BeamStep<Real> step{
-        .num_beams = shape.num_beams,
-        .num_codes = shape.num_codes,
-        .beam_width = beam_width,
-        .mask_before_softmax = mask_before_softmax,
-        .scores = converted.data(),
-        .nodes = at,
-        .children = children,
-        .best_scores = static_cast<Real*>(result.scores.mutable_data_ptr()),
-        .parents = result.parents.mutable_data_ptr<int32_t>(),
-        .codes = result.codes.mutable_data_ptr<int32_t>(),
-        .best_nodes = children ? result.nodes.mutable_data_ptr<int32_t>() : nullptr};
-    const Logits<T> rows{static_cast<const T*>(close.const_data_ptr()), close.stride(0),
-                         close.stride(1)};
-    const int64_t each =
-        mask_before_softmax ? std::min(max_children, shape.num_codes) : shape.num_codes;
-    return run_parallel<Real, T>(step, rows, shape.requests, shape.num_beams * each);
-  };
-  const BeamFault fault = with_float(close, "logits", [&](auto zero) {
-    if constexpr (std::is_same_v<decltype(zero), double>) {
-      return run(double{}, zero);
-    } else {
-      return is_wide ? run(double{}, zero) : run(float{}, zero);
-    }
-  });
+  const Call call{shape,    close,        packed(scores), nodes,
+                  children, max_children, beam_width,     mask_before_softmax};
+  const std::vector<int64_t> sizes{shape.requests, beam_width};
+  Result result{torch::stable::empty(sizes, is_wide ? ScalarType::Double : ScalarType::Float),
+                torch::stable::empty(sizes, ScalarType::Int),
+                torch::stable::empty(sizes, ScalarType::Int),
+                children ? torch::stable::empty(sizes, ScalarType::Int) : Tensor()};
+  const BeamFault fault = is_wide ? run_call<double>(call, result) : run_call<float>(call, result);
   STD_TORCH_CHECK(fault.mistake != BeamMistake::kNode, "nodes must be in [-1, ",
                   children ? children->parents : 0, "), held ", fault.node);
   STD_TORCH_CHECK(fault.mistake != BeamMistake::kTrie,

@@ -74,6 +74,52 @@ def trie_beam_step(
             (on a GPU, where such a beam is dead, only under GLASS_CHECK=1).
         RuntimeError: the backend asked for is not available.
     """
+    if not _plainly_right(logits, scores, nodes, trie, level, beam_width):
+        _check_step(logits, scores, nodes, trie, level, beam_width)
+    listed: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
+    if filter is not None:
+        _check_filter(filter, trie, level, logits.shape[0])
+        listed = (filter.offsets[level], filter.nodes[level], filter.keeps)
+    step = resolve("trie_beam_step", logits.device, backend, _TRIE_BEAM_STEP)
+    if step is not trie_beam_step_cpp:
+        check_ids("nodes", nodes, -1, trie.nodes_per_depth[level])  # C++ does it as it reads
+    return step(
+        logits,
+        scores,
+        nodes,
+        trie.child_offsets[level],
+        trie.child_codes[level],
+        trie.max_children[level],
+        beam_width,
+        mask_before_softmax,
+        *listed,
+    )
+
+
+def _plainly_right(
+    logits: Tensor, scores: Tensor, nodes: Tensor, trie: SidTrie, level: int, beam_width: int
+) -> bool:
+    """Whether `_check_step` has nothing to find, in a tenth of its time."""
+    if not (type(trie) is SidTrie and type(logits) is type(scores) is type(nodes) is Tensor):
+        return False
+    shape = logits.shape
+    return (
+        len(shape) == 3
+        and 0 <= level < len(trie.codebook_sizes)
+        and shape[2] == trie.codebook_sizes[level]
+        and shape[1] >= 1
+        and scores.shape == nodes.shape == shape[:2]
+        and logits.dtype in FLOATS
+        and scores.dtype in FLOATS
+        and nodes.dtype in INTEGERS
+        and logits.device == scores.device == nodes.device == trie.device
+        and beam_width >= 1
+    )
+
+
+def _check_step(
+    logits: Tensor, scores: Tensor, nodes: Tensor, trie: SidTrie, level: int, beam_width: int
+) -> None:
     if not isinstance(trie, SidTrie):
         raise ValueError(f"trie must be a SidTrie, was {type(trie).__name__}")
     if not 0 <= level < trie.num_levels:
@@ -86,28 +132,11 @@ def trie_beam_step(
             f"had shape {list(logits.shape)}; slice the logits of that level out"
         )
     check_tensor("nodes", nodes, shape=scores.shape, dtypes=INTEGERS, device=logits.device)
-    check_ids("nodes", nodes, -1, trie.nodes_per_depth[level])
     if trie.device != logits.device:
         raise ValueError(
             f"trie must be on {logits.device} like the other tensors, was on {trie.device}; "
             "move it once with trie.to(device)"
         )
-    listed: tuple[Tensor | None, Tensor | None, bool] = (None, None, False)
-    if filter is not None:
-        _check_filter(filter, trie, level, logits.shape[0])
-        listed = (filter.offsets[level], filter.nodes[level], filter.keeps)
-    step = resolve("trie_beam_step", logits.device, backend, _TRIE_BEAM_STEP)
-    return step(
-        logits,
-        scores,
-        nodes,
-        trie.child_offsets[level],
-        trie.child_codes[level],
-        trie.max_children[level],
-        beam_width,
-        mask_before_softmax,
-        *listed,
-    )
 
 
 def _check_filter(filter: TrieFilter, trie: SidTrie, level: int, num_requests: int) -> None:

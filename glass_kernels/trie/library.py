@@ -18,7 +18,7 @@ if AVAILABLE:
     torch.library.register_fake("glass::trie_beam_step")(trie_beam_step_fake)
     torch.library.register_fake("glass::beam_step")(beam_step_fake)
 
-_CALLERS_MISTAKES = ("nodes must be in", "filter_offsets must", "filter_nodes must")
+_CALLERS_MISTAKES = ("nodes must be in",)
 
 
 def trie_beam_step_cpp(
@@ -30,9 +30,9 @@ def trie_beam_step_cpp(
     max_children: int,
     beam_width: int,
     mask_before_softmax: bool,
-    filter_offsets: Tensor | None = None,
-    filter_nodes: Tensor | None = None,
-    filter_keeps: bool = False,
+    filter_offsets: Tensor | None,
+    filter_nodes: Tensor | None,
+    filter_keeps: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The C++ kernel; see `glass_kernels.trie_beam_step`."""
     arguments = (
@@ -60,6 +60,8 @@ def beam_step_cpp(logits: Tensor, scores: Tensor, beam_width: int) -> tuple[Tens
     return result
 
 
-def _without_gradients(*inputs: Tensor) -> tuple[Tensor, ...]:
+def _without_gradients(logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
     """Beam search is inference; cheaper than `no_grad` where, as a rule, nothing is to be done."""
-    return tuple(x.detach() if x.requires_grad else x for x in inputs)
+    if logits.requires_grad or scores.requires_grad:
+        return logits.detach(), scores.detach()
+    return logits, scores

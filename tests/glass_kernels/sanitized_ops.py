@@ -153,6 +153,49 @@ def broken_attention(op) -> None:
         must_refuse(op, query, table, table, *wrong, 1.0)
 
 
+def beam_steps(op, plain) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for dtype, (codes, nodes, width), most in product(
+        dtypes, ((1, 1, 1), (7, 5, 4), (63, 3, 9), (65, 3, 70), (300, 9, 5)), (1, 6, 700)
+    ):
+        legal = torch.rand(nodes, codes + 1) < 0.6
+        legal[-1] = True  # more children than codes
+        offsets = torch.zeros(nodes + 1, dtype=torch.int32)
+        offsets[1:] = legal.sum(1).cumsum(0)
+        child_codes = (legal.nonzero()[:, 1] - 1).int()
+        logits, scores = torch.randn(3, width, codes).to(dtype), torch.randn(3, width).to(dtype)
+        beams = torch.randint(-1, nodes, (3, width))
+        beams[:, -1] = nodes - 1  # the end of the codes is read
+        chosen = torch.rand(3, len(child_codes)) < 0.3
+        starts = torch.tensor([0, *chosen.sum(1).tolist()]).cumsum(0)
+        listed = chosen.nonzero()[:, 1].int()
+        trie = offsets, child_codes, codes + 1, most
+        for mask, filters in product(
+            (True, False), ((None, None, False), (starts, listed, True), (starts, listed, False))
+        ):
+            found = op(logits, scores, beams, *trie, mask, *filters)
+            assert found[1].ge(-1).all()
+            assert found[1].lt(len(child_codes)).all()
+        wild = torch.randint(-(2**31), 2**31 - 1, listed.shape).int()
+        op(logits, scores, beams, *trie, True, starts, wild, True)
+        plain(logits, scores, most)
+
+
+def broken_beam_steps(op) -> None:
+    logits, scores, beams = torch.zeros(1, 2, 4), torch.zeros(1, 2), torch.tensor([[0, 1]])
+    none = None, None, False
+    for offsets, codes in (
+        ([0, 2, 1], [0, 1]), ([0, 1, 3], [0, 1]), ([-1, 1, 2], [0, 1]), ([0, 1, 2], [0, 4]),
+        ([0, 3, 3], [-1, 2, -1]), ([0, 7, 7], [0] * 7),
+    ):  # fmt: skip
+        trie = torch.tensor(offsets).int(), torch.tensor(codes).int()
+        for mask in (True, False):
+            must_refuse(op, logits, scores, beams, *trie, 4, 3, mask, *none)
+    trie = torch.tensor([0, 1, 2]).int(), torch.tensor([3, 3]).int()
+    for node in (2, -2, 2**40, -(2**40)):
+        must_refuse(op, logits, scores, beams.clamp(max=0) + node, *trie, 1, 3, True, *none)
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -168,4 +211,6 @@ if __name__ == "__main__":
         fusion(ops.gated_fusion, ops.gated_fusion_backward)
         attention(ops.hard_search_attention, ops.hard_search_attention_backward)
         broken_attention(ops.hard_search_attention)
+        beam_steps(ops.trie_beam_step, ops.beam_step)
+        broken_beam_steps(ops.trie_beam_step)
     print("finished")

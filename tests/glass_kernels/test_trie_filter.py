@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glass_kernels import SidTrie, TrieFilter, lengths_to_offsets, trie_beam_step
+from glass_kernels.trie import AVAILABLE
 
 INF = float("inf")
 NAN = float("nan")
-BACKENDS = ("eager", "reference")
+BACKENDS = ("cpp", "eager", "reference") if AVAILABLE else ("eager", "reference")
 
 # Items 2 and 5 share a SID. Depth 1: 0 1 2. Depth 2: 0. 01 10 20. Depth 3: 0.. 01. 012 100 20.
 SIDS = torch.tensor([[0, -1, -1], [0, 1, -1], [0, 1, 2], [1, 0, 0], [2, 0, -1], [0, 1, 2]])
