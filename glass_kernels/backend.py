@@ -80,6 +80,22 @@ def active_backend() -> str | None:
     return _check_name(f"environment variable {ENVIRONMENT}", name) if name else None
 
 
+def cpp_at_once(tensor: object) -> bool:
+    """Whether an op's C++ kernel runs for `tensor` whatever the rest of its arguments are.
+
+    True for a tensor on the CPU while no backend is named and nothing is traced. The kernel checks
+    all that Python would, and much faster; where it refuses, go the long way, whose checks name the
+    mistake.
+    """
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.is_cpu
+        and not torch.compiler.is_compiling()
+        and _chosen.get() is None
+        and not os.environ.get(ENVIRONMENT)
+    )
+
+
 def triton_interpreted() -> bool:
     """Whether Triton kernels run in its interpreter, which takes CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"

@@ -16,7 +16,6 @@
 namespace glass {
 namespace {
 
-using torch::stable::contiguous;
 using torch::stable::new_empty;
 using Maybe = std::optional<Tensor>;
 
@@ -90,13 +89,17 @@ Shape check(const Tensor& short_, const Tensor& retrieved, const Tensor& weight,
   return shape;
 }
 
-Rows list_rows(const Maybe& has_retrieval, int64_t rows) {
+Rows list_rows(const Maybe& has_retrieval, const Shape& shape) {
   Rows listed;
+  const int64_t rows = shape.rows;
   if (has_retrieval) {
-    STD_TORCH_CHECK(has_retrieval->is_cpu() && has_retrieval->numel() == rows &&
-                        has_retrieval->scalar_type() == ScalarType::Bool,
-                    "has_retrieval must be bool with one entry a row");
-    const Tensor flags = contiguous(*has_retrieval);
+    check_cpu(*has_retrieval, "has_retrieval", shape.sizes.size() - 1);
+    bool fits = has_retrieval->scalar_type() == ScalarType::Bool;
+    for (int64_t i = 0; i < has_retrieval->dim(); ++i) {
+      fits &= has_retrieval->size(i) == shape.sizes[i];
+    }
+    STD_TORCH_CHECK(fits, "has_retrieval must be bool with one entry a row");
+    const Tensor flags = packed(*has_retrieval);
     const auto* has = static_cast<const uint8_t*>(flags.const_data_ptr());
     for (int64_t row = 0; row < rows; ++row)
       (has[row] ? listed.present : listed.absent).push_back(row);
@@ -162,10 +165,10 @@ std::tuple<Tensor, Tensor> gated_fusion(const Tensor& short_, const Tensor& retr
   check_cpu(bias, "bias", 1);
   STD_TORCH_CHECK(bias.size(0) == shape.width && bias.scalar_type() == short_.scalar_type(),
                   "bias must have shape [d] and the dtype of short");
-  const Rows rows = list_rows(has_retrieval, shape.rows);
-  const Tensor near = contiguous(short_), far = contiguous(retrieved);
-  const Tensor first = gate_input ? contiguous(*gate_input) : near;
-  const Tensor matrix = contiguous(weight), shift = contiguous(bias);
+  const Rows rows = list_rows(has_retrieval, shape);
+  const Tensor near = packed(short_), far = packed(retrieved);
+  const Tensor first = gate_input ? packed(*gate_input) : near;
+  const Tensor matrix = packed(weight), shift = packed(bias);
   Tensor out = new_empty(near, shape.sizes), gate = new_empty(near, shape.sizes);
   with_float(short_.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
@@ -218,12 +221,12 @@ Gradients gated_fusion_backward(const Maybe& grad_out, const Maybe& grad_gate, c
   check_like(gate, short_, "gate");
   if (grad_out) check_like(*grad_out, short_, "grad_out");
   if (grad_gate) check_like(*grad_gate, short_, "grad_gate");
-  const Rows rows = list_rows(has_retrieval, shape.rows);
-  const Tensor near = contiguous(short_), far = contiguous(retrieved);
-  const Tensor first = gate_input ? contiguous(*gate_input) : near;
-  const Tensor matrix = contiguous(weight), gates = contiguous(gate);
-  const Maybe of_out = grad_out ? Maybe(contiguous(*grad_out)) : Maybe();
-  const Maybe of_gate = grad_gate ? Maybe(contiguous(*grad_gate)) : Maybe();
+  const Rows rows = list_rows(has_retrieval, shape);
+  const Tensor near = packed(short_), far = packed(retrieved);
+  const Tensor first = gate_input ? packed(*gate_input) : near;
+  const Tensor matrix = packed(weight), gates = packed(gate);
+  const Maybe of_out = grad_out ? Maybe(packed(*grad_out)) : Maybe();
+  const Maybe of_gate = grad_gate ? Maybe(packed(*grad_gate)) : Maybe();
   const int64_t width = shape.width;
   const auto make = [&](bool wanted, const std::vector<int64_t>& sizes) {
     return wanted ? new_empty(near, sizes) : new_empty(near, {0});

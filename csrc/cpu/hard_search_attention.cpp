@@ -24,12 +24,12 @@ struct Inputs {
 
   Inputs(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& t, const Tensor& p,
          const Tensor& l)
-      : query(torch::stable::contiguous(q)),
-        key_table(torch::stable::contiguous(k)),
-        value_table(torch::stable::contiguous(v)),
-        tokens(torch::stable::contiguous(t)),
-        positions(torch::stable::contiguous(p)),
-        lengths(torch::stable::contiguous(l)) {
+      : query(packed(q)),
+        key_table(packed(k)),
+        value_table(packed(v)),
+        tokens(packed(t)),
+        positions(packed(p)),
+        lengths(packed(l)) {
     check_cpu(query, "query", 5);
     check_table(key_table, "key_table");
     check_table(value_table, "value_table");
@@ -250,7 +250,7 @@ std::tuple<Tensor, Tensor, Tensor> hard_search_attention_backward(
     const Tensor& grad, const Tensor& query, const Tensor& key_table, const Tensor& value_table,
     const Tensor& tokens, const Tensor& positions, const Tensor& lengths, double scale) {
   const Inputs in(query, key_table, value_table, tokens, positions, lengths);
-  const Tensor given = torch::stable::contiguous(grad);
+  const Tensor given = packed(grad);
   check_cpu(given, "grad", 5);
   STD_TORCH_CHECK(given.scalar_type() == in.query.scalar_type(), "grad must have query's dtype");
   for (int64_t dim = 0; dim < 5; ++dim) {

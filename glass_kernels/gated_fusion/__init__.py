@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from glass_kernels.backend import resolve
+from glass_kernels.backend import cpp_at_once, resolve
 from glass_kernels.checks import FLOATS, check_tensor
 from glass_kernels.gated_fusion.library import AVAILABLE, gated_fusion_cpp
 from glass_kernels.gated_fusion.reference import gated_fusion_reference
@@ -64,6 +64,14 @@ def gated_fusion(
         ValueError: a wrong shape, dtype or device.
         RuntimeError: the backend asked for is not available.
     """
+    if "cpp" in _FUSION and backend is None and cpp_at_once(short):
+        try:
+            fused: tuple[Tensor, Tensor] = torch.ops.glass.gated_fusion(
+                short, retrieved, weight, bias, has_retrieval, gate_input
+            )
+            return fused if return_gate else fused[0]
+        except RuntimeError:
+            pass  # the checks below name the mistake
     check_tensor("short", short, dtypes=FLOATS)
     if short.ndim < 1 or short.shape[-1] < 1:
         raise ValueError(f"short must be [..., d] with d >= 1, had shape {list(short.shape)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from glass_kernels.backend import resolve
+from glass_kernels.backend import cpp_at_once, resolve
 from glass_kernels.checks import INTEGERS, check_tensor
 from glass_kernels.hard_search.checks import check_history, check_search
 from glass_kernels.hard_search.cuda import AVAILABLE as CUDA_AVAILABLE
@@ -65,6 +65,11 @@ def bucket_history(sid1: Tensor, offsets: Tensor, num_codes: int) -> HistoryInde
         ValueError: a wrong shape, dtype or device, a code outside [0, num_codes), offsets that do
             not add up, or 2^31 events and more in one call.
     """
+    if "cpp" in _BUCKET and cpp_at_once(sid1):
+        try:
+            return HistoryIndex(*torch.ops.glass.bucket_history(sid1, offsets, num_codes))
+        except RuntimeError:
+            pass  # the checks below name the mistake
     if num_codes < 1:
         raise ValueError(f"num_codes must be at least 1, was {num_codes}")
     check_tensor("sid1", sid1, ndim=1, dtypes=INTEGERS)
@@ -111,6 +116,14 @@ def hard_search(
         ValueError: a wrong shape, dtype, device or size, a code of K and more, or an index that
             is not one of `bucket_history`.
     """
+    if "cpp" in _SEARCH and isinstance(index, HistoryIndex) and cpp_at_once(index.order):
+        try:
+            found: tuple[Tensor, Tensor] = torch.ops.glass.hard_search(
+                *index, query_sid1, neighbours, max_items, min_items
+            )
+            return found
+        except RuntimeError:
+            pass  # the checks below name the mistake
     _check_index(index)
     order, bucket_offsets = index
     num_users, num_codes = bucket_offsets.shape[0], bucket_offsets.shape[1] - 1

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from glass_kernels.backend import resolve
+from glass_kernels.backend import cpp_at_once, resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor
 from glass_kernels.hard_search_attention.bag import hard_search_attention_bag
 from glass_kernels.hard_search_attention.library import AVAILABLE, hard_search_attention_cpp
@@ -68,6 +69,14 @@ def hard_search_attention(
         ValueError: a wrong shape, dtype or device, or an id out of range.
         RuntimeError: the backend asked for is not available.
     """
+    if "cpp" in _ATTENTION and backend is None and cpp_at_once(query):
+        try:
+            out: Tensor = torch.ops.glass.hard_search_attention(
+                query, key_table, value_table, tokens, positions, lengths, scale
+            )
+            return out
+        except RuntimeError:
+            pass  # the checks below name the mistake
     device = query.device
     check_tensor("query", query, ndim=5, dtypes=FLOATS)
     num_users, num_sets, _, num_heads, head_dim = query.shape

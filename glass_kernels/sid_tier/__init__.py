@@ -87,8 +87,13 @@ def sid_tier(
     check_num_tiers(num_tiers)
     check_tensor("item_ids", item_ids)
     check_table(table, num_tiers, item_ids.device)
-    _check_history(item_ids, offsets, table, table.shape[0])
     run = resolve("sid_tier", table.device, backend, _SID_TIER)
+    if run is sid_tier_cpp and not torch.compiler.is_compiling():
+        try:
+            return run(item_ids, offsets, table, num_tiers, normalize)
+        except RuntimeError:
+            pass  # the checks below name the mistake
+    _check_history(item_ids, offsets, table, table.shape[0])
     return run(item_ids, offsets, table, num_tiers, normalize)
 
 
@@ -123,7 +128,6 @@ def sid_tier_from_embeddings(
     """
     check_vectors(item_embeddings, prototypes)
     bounds = check_edges(edges, edges_dtype(item_embeddings), item_embeddings.device)
-    _check_history(item_ids, offsets, item_embeddings, item_embeddings.shape[0])
     wide = item_embeddings.dtype == torch.float64
     run = resolve(
         "sid_tier_from_embeddings of float64" if wide else "sid_tier_from_embeddings",
@@ -131,6 +135,12 @@ def sid_tier_from_embeddings(
         backend,
         _FROM_FLOAT64 if wide else _FROM_EMBEDDINGS,
     )
+    if run is sid_tier_from_embeddings_cpp and not torch.compiler.is_compiling():
+        try:
+            return run(item_ids, offsets, item_embeddings, prototypes, bounds, normalize)
+        except RuntimeError:
+            pass  # the checks below name the mistake
+    _check_history(item_ids, offsets, item_embeddings, item_embeddings.shape[0])
     return run(item_ids, offsets, item_embeddings, prototypes, bounds, normalize)
 
 

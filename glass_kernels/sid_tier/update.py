@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from glass_kernels.backend import active_backend, resolve
+from glass_kernels.backend import active_backend, cpp_at_once, resolve
 from glass_kernels.checks import check_ids, check_tensor
 from glass_kernels.sid_tier.library import AVAILABLE, sid_tier_update_cpp
 from glass_kernels.sid_tier.tiers import chunks
@@ -90,6 +90,12 @@ def sid_tier_update_(
     range, and for a removal that would make a count negative. In code compiled with
     `torch.compile`, what depends on values is a RuntimeError.
     """
+    if "cpp" in _UPDATE and cpp_at_once(counts) and counts.is_contiguous():
+        try:
+            torch.ops.glass.sid_tier_update_(counts, users, item_ids, table, remove)
+            return counts
+        except RuntimeError:
+            pass  # nothing was changed, and the checks below name the mistake
     check_tensor("counts", counts, ndim=3, dtypes=(torch.int32,))
     device = counts.device
     check_tensor("users", users, ndim=1, device=device)
