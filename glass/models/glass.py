@@ -17,6 +17,7 @@ from glass.data.batches import Batch, Collator
 from glass.models.copy_head import Copied, CopyHead
 from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
+from glass.models.fused import fused
 from glass.models.layers import initialise, initialise_copy
 from glass.models.repeats import SearchedHistory
 from glass.models.tiers import fitted_edges, table_bytes
@@ -25,8 +26,6 @@ from glass_kernels.modules import HardSearch, SidTier, sid_prototypes
 if TYPE_CHECKING:
     from glass.data import Dataset
     from glass.sid import SidTable
-
-KeysValues = list[tuple[Tensor, Tensor]]
 
 NO_TARGET = -100
 """In place of the code where a row of targets is padding."""
@@ -202,6 +201,18 @@ class Glass(
         What `batch.kept` holds is taken from there; a copy head, which reads every event, needs
         its index made from `batch.long_items`.
         """
+        x, valid = self._inputs(batch)
+        encoded = self.encoder(x, valid)
+        rows = None
+        if self.hard_search is not None:
+            train = self.config.train_retrieved
+            rows = self.retrieved_projection(
+                self.token_table if train else self.token_table.detach()
+            )
+        return self._with_history(batch, self.decoder.memory(encoded, valid, rows))
+
+    def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """What the encoder reads [B, N, C], and which of it is not padding bool [B, N]."""
         items = batch.short_items.clamp(min=0) if batch.padded else batch.short_items
         x = F.embedding(self.item_tokens(items), self.token_table).flatten(1, 2)
         valid = None
@@ -213,12 +224,12 @@ class Glass(
             x = torch.cat((x, token) if last else (token, x), dim=1)
             if valid is not None:
                 valid = F.pad(valid, (0, 1) if last else (1, 0), value=True)
-        encoded = self.encoder(x, valid)
+        return x, valid
+
+    def _with_history(self, batch: Batch, memory: Memory) -> Encoded:
+        """Adds what the decoder reads of the searched histories."""
         if self.hard_search is None:
-            memory = self.decoder.memory(encoded, valid, None)
             return Encoded(memory, None, None)
-        table = self.token_table if self.config.train_retrieved else self.token_table.detach()
-        memory = self.decoder.memory(encoded, valid, self.retrieved_projection(table))
         if batch.kept is not None and batch.kept.index is not None:
             assert self.copy_head is None  # it reads every event
             return Encoded(memory, batch.kept.index, batch.kept.tokens)
@@ -335,43 +346,40 @@ class GlassSteps:
 
     def __init__(self, model: Glass, batch: Batch) -> None:
         self._model = model
-        self._encoded = model.encode(batch)
+        self._trunk = fused(model)
+        memory = self._trunk.memory(*model._inputs(batch))
+        self._encoded = model._with_history(batch, memory)
         self._size = len(batch)
-        self._prefix = torch.zeros(
-            self._size, 1, 0, dtype=torch.int64, device=batch.short_items.device
-        )
+        self._prefix = batch.short_items.new_zeros(self._size, 1, 0)
         self._retrieval: Retrieval | None = None
-        self._past: KeysValues | None = None
+        self._past: Tensor | None = None  # [layers, B*W, n, 2, H, D]
 
     def first(self) -> Tensor:
         """Logits [B, 1, K_0]; nothing is retrieved for them."""
-        return self._logits(self._prefix)
+        return self._logits(None)
 
     def next(self, parents: Tensor, codes: Tensor) -> Tensor:
         """Logits [B, W, K_l] of beams that were extended by `codes` [B, W]."""
         parents, codes = parents.long(), codes.long()
         prefix = self._prefix.gather(1, parents[..., None].expand(-1, -1, self._prefix.shape[-1]))
+        # Each beam takes over its parent's self-attention keys and values, and its search.
+        assert self._past is not None
+        width = self._prefix.shape[1]
+        first = torch.arange(0, self._size * width, width, device=parents.device)
+        self._past = self._past.index_select(1, (parents + first[:, None]).flatten())
         self._prefix = torch.cat((prefix, codes[..., None]), dim=-1)
-        self._follow(parents)
         if self._prefix.shape[-1] == 1:
             self._retrieval = self._model.retrieve(self._encoded, codes)
         elif self._retrieval is not None:
             self._retrieval = self._retrieval.reorder(parents)
-        return self._logits(codes[..., None])
+        return self._logits(codes)
 
-    def _logits(self, newest: Tensor) -> Tensor:
-        hidden, self._past = self._model.decode(self._encoded, newest, self._retrieval, self._past)
-        return self._model.level_logits(
-            hidden[:, :, -1], self._prefix.shape[-1], self._encoded, self._retrieval, self._prefix
+    def _logits(self, newest: Tensor | None) -> Tensor:
+        users, width, level = self._prefix.shape
+        hidden, self._past = self._trunk.step(
+            newest, self._encoded.memory, self._retrieval, self._past, (users, width)
         )
-
-    def _follow(self, parents: Tensor) -> None:
-        """Gives beams the self-attention caches of their parents: [B*W, H, n, D]."""
-        assert self._past is not None
-        width = self._past[0][0].shape[0] // max(self._size, 1)
-        rows = torch.arange(self._size, device=parents.device)[:, None] * width + parents
-        flat = rows.flatten()
-        self._past = [(key[flat], value[flat]) for key, value in self._past]
+        return self._model.level_logits(hidden, level, self._encoded, self._retrieval, self._prefix)
 
 
 def _training_batch(config: ModelConfig, dataset: Dataset, count: int = 4096) -> Batch:

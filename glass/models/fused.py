@@ -1,0 +1,306 @@
+"""The trunk for generation: one position a beam, weights put together, nothing for a backward.
+
+Values are those of `Encoder` and `Decoder` up to rounding. What makes it faster, most of all for
+few users, where a call costs more than its arithmetic:
+- projections of the same input are one product; the norms' weights are part of it;
+- what depends on the weights alone (token tables of all layers, position biases) is made once;
+- a position of self-attention reads at most L others: sums of products, no attention kernel.
+
+Shapes: B users, W beams a user, R = B*W rows, N encoder positions, C model width, H heads, D head
+width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glass.models.decoder import DecoderLayer, Memory, Retrieval
+from glass.models.encoder import EncoderLayer
+from glass.models.layers import FeedForward, RelativePositionBias, SelfAttention
+from glass_kernels import hard_search_attention
+from glass_kernels.modules import GatedFusion
+
+if TYPE_CHECKING:
+    from glass.models.glass import Glass
+
+_EPS = 1e-6
+
+
+def unit(x: Tensor) -> Tensor:
+    """x [..., C] by its length: an RMSNorm without its weight and the factor sqrt(C)."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    floor = math.sqrt(x.shape[-1] * _EPS)
+    out: Tensor = x / (length.square_() + floor**2).sqrt_()
+    return out
+
+
+def scale_of(norm: nn.RMSNorm) -> Tensor:
+    """What is missing from `unit`: [C]."""
+    return norm.weight * math.sqrt(norm.weight.shape[0])
+
+
+def after(norm: nn.RMSNorm, *linears: nn.Linear) -> Tensor:
+    """Weight [outputs, C] of `linears` side by side, of inputs that `unit` gave."""
+    return torch.cat([linear.weight for linear in linears]) * scale_of(norm)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Self-attention with its norm."""
+
+    qkv: Tensor  # [3HD, C]
+    output: Tensor  # [HD, C]
+
+    @classmethod
+    def of(cls, norm: nn.RMSNorm, attention: SelfAttention) -> Attention:
+        proj = attention.proj
+        qkv = after(norm, proj.query, proj.key, proj.value)
+        return cls(qkv, proj.output.weight.t().contiguous())
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Feed-forward with its norm."""
+
+    up: Tensor  # [F, C]
+    down: Tensor  # [F, C]
+
+    @classmethod
+    def of(cls, norm: nn.RMSNorm, ff: FeedForward) -> Feed:
+        return cls(after(norm, ff.up), ff.down.weight.t().contiguous())
+
+    def add(self, x: Tensor) -> Tensor:
+        """x [R, C] and what the block adds to it."""
+        return torch.addmm(x, F.linear(unit(x), self.up).relu_(), self.down)
+
+
+@dataclass(frozen=True)
+class Cross:
+    """Both cross-attentions of a decoder layer with their norm."""
+
+    query: Tensor  # [HD, C], or [2HD, C] with that of the retrieved items
+    memory: Tensor  # [2HD, C] keys and values of the encoder's output
+    output: Tensor  # [HD, C]
+    table: tuple[Tensor, Tensor] | None  # [Vt, H, D]
+    retrieved: Tensor | None  # [HD, C]
+    fusion: GatedFusion | None
+    state: Tensor | None  # [C], what makes `unit` the state that the gate wants
+
+
+@dataclass
+class Fused:
+    """Weights of a `Glass` as generation wants them; `fused` makes and keeps it."""
+
+    heads: tuple[int, int]
+    empty_retrieval: str
+    encoder: list[tuple[Attention, Feed]]
+    decoder: list[tuple[Attention, Cross, Feed]]
+    encoder_position: RelativePositionBias
+    decoder_bias: Tensor  # [L, L, H]: of query, key
+    final: Tensor  # [C]
+    token_table: Tensor
+    level_start: Tensor
+    bos: Tensor
+    _biases: dict[int, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: Glass) -> Fused:
+        """From the weights as they are now."""
+        config = model.config
+        levels = model.num_levels
+        encoder = []
+        for layer in model.encoder.layers:
+            assert isinstance(layer, EncoderLayer)
+            attention = Attention.of(layer.attention_norm, layer.attention)
+            encoder.append((attention, Feed.of(layer.ff_norm, layer.ff)))
+        rows = None
+        if model.hard_search is not None:
+            rows = model.retrieved_projection(model.token_table)
+        decoder = []
+        for layer in model.decoder.layers:
+            assert isinstance(layer, DecoderLayer)
+            attention = Attention.of(layer.attention_norm, layer.attention)
+            cross = _cross(layer, model.encoder.norm, rows, config.gate_input == "state")
+            decoder.append((attention, cross, Feed.of(layer.ff_norm, layer.ff)))
+        return cls(
+            (config.num_heads, config.head_dim),
+            config.empty_retrieval,
+            encoder,
+            decoder,
+            model.encoder.position,
+            model.decoder.position(levels, levels)[0].permute(1, 2, 0).contiguous(),
+            scale_of(model.decoder.norm),
+            model.token_table.detach(),
+            model.level_start,
+            model.bos.detach(),
+        )
+
+    def memory(self, x: Tensor, valid: Tensor | None) -> Memory:
+        """Keys and values of the encoder's output for x [B, N, C], valid bool [B, N]."""
+        users, length, width = x.shape
+        inner = self.heads[0] * self.heads[1]
+        bias = self._bias(length)
+        if valid is not None:
+            bias = bias.masked_fill(~valid[:, None, None, :], torch.finfo(bias.dtype).min)
+        rows = x.reshape(users * length, width)
+        for attention, feed in self.encoder:
+            query, key, value = self._split(
+                F.linear(unit(rows), attention.qkv).view(users, length, 3 * inner), 3
+            )
+            out = F.scaled_dot_product_attention(
+                query, key, value, attn_mask=bias.to(query.dtype), scale=1.0
+            )
+            rows = torch.addmm(
+                rows, out.transpose(1, 2).reshape(len(rows), inner), attention.output
+            )
+            rows = feed.add(rows)
+        rows = unit(rows)
+        keys_values = []
+        for _, cross, _ in self.decoder:
+            key, value = self._split(F.linear(rows, cross.memory).view(users, length, 2 * inner), 2)
+            keys_values.append((key, value))
+        tables = [cross.table for _, cross, _ in self.decoder if cross.table is not None]
+        mask = None if valid is None else valid[:, None, None, :]
+        return Memory(keys_values, mask, tables or None)
+
+    def _bias(self, length: int) -> Tensor:
+        """Position bias of the encoder [1, H, N, N]; that of the last length is kept."""
+        bias = self._biases.get(length)
+        if bias is None:
+            bias = self.encoder_position(length, length).contiguous()
+            self._biases.clear()
+            self._biases[length] = bias
+        return bias
+
+    def _split(self, x: Tensor, count: int) -> Iterator[Tensor]:
+        """[B, N, count*HD] -> as many [B, H, N, D]."""
+        split = torch.unflatten(x, -1, (count, *self.heads))
+        return iter(split.permute(2, 0, 3, 1, 4))
+
+    def step(
+        self, newest: Tensor | None, memory: Memory, retrieval: Retrieval | None,
+        past: Tensor | None, shape: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Hidden state [B, W, C] that predicts the next level, and the caches with this position.
+
+        Args:
+            newest: int64 [B, W] codes of the level before; None: BOS.
+            memory, retrieval: of these users and beams.
+            past: [layers, R, n, 2, H, D] keys and values of the n positions before.
+            shape: (B, W).
+        """
+        users, width = shape
+        level = 0 if past is None else past.shape[2]
+        if newest is None:
+            x = self.bos.expand(users * width, -1)
+        else:
+            x = F.embedding(newest.flatten() + self.level_start[level - 1], self.token_table)
+        bias = self.decoder_bias[level, : level + 1]
+        has_retrieval = None
+        if retrieval is not None and self.empty_retrieval == "short":
+            has_retrieval = (retrieval.lengths > 0).flatten()
+        caches = []
+        for number, (attention, cross, feed) in enumerate(self.decoder):
+            own = F.linear(unit(x), attention.qkv).view(len(x), 3, *self.heads)
+            cache = own[:, None, 1:]
+            if past is not None:
+                cache = torch.cat((past[number], cache), dim=1)
+            caches.append(cache)
+            weight = (own[:, None, 0] * cache[:, :, 0]).sum(-1).add_(bias).softmax(1)
+            out = (weight[..., None] * cache[:, :, 1]).sum(1)
+            x = torch.addmm(x, out.flatten(1), attention.output)
+            x = x + self._cross(cross, x, memory, number, retrieval, has_retrieval, shape)
+            x = feed.add(x)
+        hidden = (unit(x) * self.final).view(users, width, len(self.final))
+        return hidden, torch.stack(caches)
+
+    def _cross(
+        self, cross: Cross, x: Tensor, memory: Memory, number: int, retrieval: Retrieval | None,
+        has_retrieval: Tensor | None, shape: tuple[int, int],
+    ) -> Tensor:  # fmt: skip
+        """Z [R, C]: the short context, fused with what each beam's items say."""
+        normed = unit(x)
+        inner = self.heads[0] * self.heads[1]
+        # Of the queries, those of the encoder's output come first.
+        count = 1 if retrieval is None else 2
+        query = F.linear(normed, cross.query[: count * inner]).view(*shape, count, *self.heads)
+        context = F.scaled_dot_product_attention(
+            query[:, :, 0].transpose(1, 2),
+            *memory.keys_values[number],
+            attn_mask=memory.mask,
+            scale=1.0,
+        )
+        short = context.transpose(1, 2).reshape(len(x), inner) @ cross.output
+        if retrieval is None or cross.fusion is None:
+            return short
+        assert cross.table is not None
+        assert cross.retrieved is not None
+        found = hard_search_attention(
+            query[:, :, 1:], *cross.table, retrieval.tokens, retrieval.positions, retrieval.lengths
+        )
+        found = found.reshape(len(x), inner) @ cross.retrieved
+        state = None if cross.state is None else normed * cross.state
+        fused = cross.fusion(short, found, has_retrieval, state=state)
+        assert isinstance(fused, Tensor)
+        return fused
+
+
+def _cross(
+    layer: DecoderLayer, encoder_norm: nn.RMSNorm, rows: Tensor | None, state: bool
+) -> Cross:
+    short, retrieved = layer.short, layer.retrieved
+    queries = [short.query] if retrieved is None else [short.query, retrieved.query]
+    return Cross(
+        after(layer.cross_norm, *queries),
+        after(encoder_norm, short.key, short.value),
+        short.output.weight.t().contiguous(),
+        None if retrieved is None or rows is None else retrieved.tables(rows),
+        None if retrieved is None else retrieved.output.weight.t().contiguous(),
+        layer.fusion,
+        scale_of(layer.cross_norm) if state else None,
+    )
+
+
+Mark = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int, int | None]
+_KEPT: WeakKeyDictionary[nn.Module, tuple[list[Mark], Fused]] = WeakKeyDictionary()
+
+
+def fused(model: Glass) -> Fused:
+    """The `Fused` of a model; made anew once a parameter was changed, replaced or moved."""
+    kept = _KEPT.get(model)
+    if kept is not None and all(map(_is_current, kept[0])):
+        return kept[1]
+    # Ordinary tensors, so that generation in and out of inference mode may use them.
+    with torch.inference_mode(False), torch.no_grad():
+        marks: list[Mark] = [
+            (module._parameters, name, parameter, parameter.data_ptr(), _version(parameter))
+            for module in model.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is not None
+        ]
+        made = Fused.of(model)
+    _KEPT[model] = (marks, made)
+    return made
+
+
+def _version(parameter: Tensor) -> int | None:
+    """Counts changes in place; None where torch does not count."""
+    return None if parameter.is_inference() else parameter._version
+
+
+def _is_current(mark: Mark) -> bool:
+    holder, name, parameter, pointer, version = mark
+    return (
+        holder.get(name) is parameter
+        and parameter.data_ptr() == pointer
+        and version is not None
+        and _version(parameter) == version
+    )
