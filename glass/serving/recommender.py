@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from glass.models import Glass
-from glass.serving.filters import ItemLists, Wanted, union
+from glass.serving.filters import ItemLists, ItemSet, Wanted, union
 from glass.serving.folder import load_system
 from glass.serving.histories import Histories, Snapshot
 from glass.serving.history import Ints, Longs
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from glass.data import Dataset
 
 _NONE = np.zeros(0, np.int32)
+_MOST_NODES = 1 << 25
+"""Of the filter of one model run: 128 MiB."""
 
 
 class Recommender:
@@ -193,7 +195,8 @@ class Recommender:
             users: names; a name may occur twice.
             n: items a user, at most.
             exclude_seen: leave out items of the user's history.
-            allowed: raw item ids that alone may come, for all users or a list for each user.
+            allowed: raw item ids that alone may come, or an `item_set` of them; for all users, or
+                a mapping with one for each.
             exclude: raw item ids that must not come; likewise, but users may be missing.
             beam_width: beams of the search; None: those of the run.
             max_per_sid1: at most this many beams of one first code, for more diverse lists, which
@@ -213,31 +216,51 @@ class Recommender:
             raise ValueError(f"unknown is {unknown!r}; it must be 'cold' or 'error'")
         if isinstance(users, str):
             raise ValueError(f"users is {users!r}; it must be a list of names")
-        allows = self._lists("allowed", allowed, users)
-        excludes = self._lists("exclude", exclude, users)
+        allows, excludes = self._allowed(allowed, users), self._excluded(exclude, users)
         snapshots = self.snapshots(users, unknown=unknown)
         wanted = [
-            Wanted(allow, union(_NONE if out is None else out, seen.counted[0] if exclude_seen
-                                else _NONE))
-            for allow, out, seen in zip(allows, excludes, snapshots, strict=True)
-        ]  # fmt: skip
+            Wanted(allow, union(out, user.counted[0] if exclude_seen else _NONE))
+            for allow, out, user in zip(allows, excludes, snapshots, strict=True)
+        ]
+        size = self.batch_size
+        if len(users) > 1 and allows[0] is not None:
+            size = max(1, min(size, _MOST_NODES // max(allows[0].num_nodes, 1)))
         found: list[list[Recommendation]] = []
-        for first in range(0, len(users), self.batch_size):
-            part = slice(first, first + self.batch_size)
+        for first in range(0, len(users), size):
+            part = slice(first, first + size)
             found += self.searcher(snapshots[part], wanted[part], options)
         return found
 
-    def _lists(
-        self, name: str, given: ItemLists | None, users: Sequence[str]
-    ) -> Sequence[Ints | None]:
-        """Rising item ids for each user; None where nothing is given."""
+    def item_set(self, items: Collection[str]) -> ItemSet:
+        """Prepares a list of items that many requests share, such as what is in stock.
+
+        Raises:
+            ValueError: an item that the model does not know.
+        """
+        return ItemSet(np.unique(self._dense("items", items)), self.searcher.trie)
+
+    def _allowed(self, given: ItemLists | None, users: Sequence[str]) -> Sequence[ItemSet | None]:
+        """The items that each user may get; None: all."""
         if given is None:
             return [None] * len(users)
         if not isinstance(given, Mapping):
-            return [np.unique(self._dense(name, given))] * len(users)
-        if name == "allowed" and (missing := [user for user in users if user not in given]):
+            return [self._set("allowed", given)] * len(users)
+        if missing := [user for user in users if user not in given]:
             raise ValueError(f"allowed has no list for user {missing[0]!r}; give each user one")
-        return [np.unique(self._dense(name, given.get(user, ()))) for user in users]
+        return [self._set("allowed", given[user]) for user in users]
+
+    def _excluded(self, given: ItemLists | None, users: Sequence[str]) -> Sequence[Ints]:
+        """Rising ids of the items that each user must not get."""
+        if given is None:
+            return [_NONE] * len(users)
+        if not isinstance(given, Mapping):
+            return [self._set("exclude", given).ids] * len(users)
+        return [self._set("exclude", given.get(user, ())).ids for user in users]
+
+    def _set(self, name: str, given: Collection[str] | ItemSet) -> ItemSet:
+        if isinstance(given, ItemSet):
+            return given
+        return ItemSet(np.unique(self._dense(name, given)), self.searcher.trie)
 
     def snapshots(
         self, users: Sequence[str], *, unknown: Literal["cold", "error"] = "cold"

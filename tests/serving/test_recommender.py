@@ -15,6 +15,8 @@ import glass
 from glass.evaluation import OwnCounts, SidCatalogue, rank_items_of_sids
 from glass.generation import generate
 from glass.serving import Recommender
+from glass.serving import recommender as serving
+from glass.serving.filters import Wanted
 
 RNG = np.random.default_rng(4)
 HISTORIES = {f"u{u}": RNG.integers(0, NUM_ITEMS, n).tolist() for u, n in enumerate((3, 30, 12))}
@@ -134,6 +136,44 @@ class TestFilters:
         assert [items_of(listed) for listed in found] == [[1], [], [3]]
         with pytest.raises(ValueError, match="allowed has no list for user 'u1'"):
             recommender.recommend(["u0", "u1"], allowed={"u0": ["i1"]})
+
+    @pytest.mark.parametrize("seen", [False, True])
+    def test_a_set_for_all_is_the_list_of_each(self, recommender: Recommender, seen: bool) -> None:
+        users = [*HISTORIES, "nobody"]
+        for allowed in ([raw(item) for item in range(0, NUM_ITEMS, 3)], [], ["i0"]):
+            prepared = recommender.item_set(allowed)
+            given = {"exclude_seen": seen, "exclude": ["i3", "i6"]}
+            each = recommender.recommend(users, allowed=dict.fromkeys(users, allowed), **given)
+            for _ in range(2):
+                assert recommender.recommend(users, allowed=prepared, **given) == each
+            assert recommender.recommend(users, allowed=allowed, **given) == each
+            assert [len(prepared)] == [len(allowed)]
+            shared = recommender.searcher.beams(
+                recommender.snapshots(users),
+                [Wanted(prepared, np.array([3], np.int32))] * 4, beam_width=30
+            )  # fmt: skip
+            alive = shared.codes[shared.codes[..., 0] >= 0].tolist()
+            left = [i for i in range(0, NUM_ITEMS, 3) if raw(i) in allowed and i != 3]
+            codes = toy_sids().codes
+            assert {tuple(sid) for sid in alive} == {tuple(codes[i].tolist()) for i in left}
+
+    def test_long_lists_are_searched_in_smaller_batches(
+        self, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        allowed = recommender.item_set([raw(item) for item in range(0, NUM_ITEMS, 2)])
+        whole = recommender.recommend(list(HISTORIES), 4, allowed=allowed)
+        sizes = []
+        search = recommender.searcher.beams
+
+        def noting(batch: Any, *rest: Any) -> Any:
+            sizes.append(len(batch))
+            return search(batch, *rest)
+
+        monkeypatch.setattr(recommender.searcher, "beams", noting)
+        monkeypatch.setattr(serving, "_MOST_NODES", 2 * allowed.num_nodes + 1)
+        parts = recommender.recommend(list(HISTORIES), 4, allowed=allowed)
+        assert sizes == [2, 1]
+        assert [items_of(listed) for listed in parts] == [items_of(listed) for listed in whole]
 
     def test_nothing_is_left(self, recommender: Recommender) -> None:
         everything = [raw(item) for item in range(NUM_ITEMS)]
