@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import shimmed
 import shimmed_search
+import shimmed_trie
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +29,11 @@ def hard_search_shim(tmp_path_factory: pytest.TempPathFactory) -> shimmed_search
         pytest.skip("no g++")
     folder = tmp_path_factory.mktemp("shim")
     return shimmed_search.HardSearch(shimmed.build("hard_search", folder))
+
+
+@pytest.fixture(scope="session")
+def trie_shim(tmp_path_factory: pytest.TempPathFactory) -> shimmed_trie.BeamStep:
+    if shutil.which("g++") is None:
+        pytest.skip("no g++")
+    folder = tmp_path_factory.mktemp("shim")
+    return shimmed_trie.BeamStep(shimmed.build("trie_beam_step", folder))

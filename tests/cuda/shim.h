@@ -325,6 +325,8 @@ T atomicAdd(T* at, T value) {
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __uint_as_float(unsigned value) { return shim::bits<float>(value); }
 inline unsigned __float_as_uint(float value) { return shim::bits<unsigned>(value); }
+inline double __longlong_as_double(long long value) { return shim::bits<double>(value); }
+inline long long __double_as_longlong(double value) { return shim::bits<long long>(value); }
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {

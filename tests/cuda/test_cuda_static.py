@@ -23,6 +23,15 @@ MANGLED = {
     "sid_tier_combine": "`sid_tier_combine`",
     "14bucket_historyE": "`bucket_history`",
     "11hard_searchE": "`hard_search`",
+    "9beam_stepINS_7Image32ELi0E": "`beam_step`, float32",
+    "9beam_stepINS_7Image32ELi1E": "`beam_step`, float16",
+    "9beam_stepINS_7Image32ELi2E": "`beam_step`, bfloat16",
+    "9beam_stepINS_7Image64ELi0E": "`beam_step`, float32 in float64",
+    "9beam_stepINS_7Image64ELi1E": "`beam_step`, float16 in float64",
+    "9beam_stepINS_7Image64ELi2E": "`beam_step`, bfloat16 in float64",
+    "9beam_stepINS_7Image64ELi3E": "`beam_step`, float64",
+    "15beam_step_mergeINS_7Image32E": "`beam_step_merge`, float32",
+    "15beam_step_mergeINS_7Image64E": "`beam_step_merge`, float64",
 }
 USED = re.compile(
     r"Function properties for (\S+)\s+(\d+) bytes stack frame, (\d+) bytes spill stores, "
