@@ -9,11 +9,15 @@ from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor
+from glass_kernels.trie.cuda import AVAILABLE as CUDA_AVAILABLE
+from glass_kernels.trie.cuda import beam_step_cuda, trie_beam_step_cuda
 from glass_kernels.trie.eager import beam_step_eager, trie_beam_step_eager
 from glass_kernels.trie.filter import TrieFilter
 from glass_kernels.trie.library import AVAILABLE, beam_step_cpp, trie_beam_step_cpp
 from glass_kernels.trie.reference import beam_step_reference, trie_beam_step_reference
 from glass_kernels.trie.sid_trie import SidTrie
+from glass_kernels.trie.triton_ops import AVAILABLE as TRITON_AVAILABLE
+from glass_kernels.trie.triton_ops import beam_step_triton, trie_beam_step_triton
 
 __all__ = ["SidTrie", "TrieFilter", "beam_step", "trie_beam_step"]
 
@@ -22,6 +26,12 @@ _BEAM_STEP = {"eager": beam_step_eager, "reference": beam_step_reference}
 if AVAILABLE:
     _TRIE_BEAM_STEP["cpp"] = trie_beam_step_cpp
     _BEAM_STEP["cpp"] = beam_step_cpp
+if CUDA_AVAILABLE:
+    _TRIE_BEAM_STEP["cuda"] = trie_beam_step_cuda
+    _BEAM_STEP["cuda"] = beam_step_cuda
+if TRITON_AVAILABLE:
+    _TRIE_BEAM_STEP["triton"] = trie_beam_step_triton
+    _BEAM_STEP["triton"] = beam_step_triton
 
 
 def trie_beam_step(
