@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.gpu_builds import gated_fusion, hard_search, hard_search_attention, sid_tier
+from benchmarks.gpu_builds import gated_fusion, hard_search, hard_search_attention, sid_tier, trie
 from benchmarks.gpu_builds.build import Build
 
-OPS = (sid_tier, hard_search, hard_search_attention, gated_fusion)
+OPS = (sid_tier, hard_search, hard_search_attention, gated_fusion, trie)
 """In the order of docs/gpu_static.csv; each has `builds()`."""
 
 

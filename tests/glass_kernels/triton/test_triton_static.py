@@ -26,6 +26,8 @@ SAMPLE = (
     "hard_search_attention query grad,fp32 BD=128 BR=32 BV=16 warps=8 stages=1,sm_80",
     "hard_search_attention table grads,bf16 BD=128 BR=32 BV=64 warps=8 stages=2,sm_100a",
     "gated_fusion,bf16 BM=64 BN=64 BK=32 warps=4 stages=3,sm_100a",
+    "beam_step candidates,W=50 C=256 filter BW=16 BC=256 warps=8 stages=3,sm_80",
+    "beam_step rank,fp64 BI=64 BJ=64 warps=4 stages=3,sm_90a",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
 
