@@ -22,6 +22,9 @@ from benchmarks import (
     sid_tier_growth,
     sid_tier_update,
     training_step,
+    trie_decode,
+    trie_growth,
+    trie_step,
 )
 from benchmarks.machine import Floors, describe, measure_floors
 from benchmarks.output import Row, format_table, write_csv
@@ -46,6 +49,9 @@ MODULES = (
     gated_fusion,
     training_step,
     serving,
+    trie_decode,
+    trie_step,
+    trie_growth,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)
