@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,6 +29,9 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+_M_PERTURB, _COMPLEMENT_OF_0X7F = -6, 0x80  # of glibc's malloc.h: what is fresh holds 0x7f7f..
+
+
 @pytest.fixture
 def poisoned() -> Iterator[None]:
     """Fresh buffers (torch.empty and friends) start as NaN, so that an unwritten output shows.
@@ -42,6 +46,11 @@ def poisoned() -> Iterator[None]:
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.empty(3).isnan().all()
+    perturb = getattr(ctypes.CDLL(None), "mallopt", None)  # for what C++ kernels allocate
+    if perturb is not None:
+        perturb(_M_PERTURB, _COMPLEMENT_OF_0X7F)
     yield
+    if perturb is not None:
+        perturb(_M_PERTURB, 0)
     torch.use_deterministic_algorithms(was, warn_only=warn)
     torch.utils.deterministic.fill_uninitialized_memory = fill

@@ -7,7 +7,9 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 
 namespace glass {
 
@@ -22,6 +24,23 @@ inline void check_cpu(const Tensor& tensor, const char* name, int64_t dims) {
 // Contiguous, without a call into torch where nothing is to be done: that takes a microsecond.
 inline Tensor packed(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+// An uninitialised one on the CPU, without the lookup of an operator that new_empty makes.
+inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  constexpr size_t kMostDims = 8;
+  STD_TORCH_CHECK(sizes.size() <= kMostDims, "at most ", kMostDims, " dimensions");
+  int64_t strides[kMostDims], stride = 1;
+  for (size_t dim = sizes.size(); dim-- > 0;) {
+    strides[dim] = stride;
+    stride *= std::max<int64_t>(sizes.begin()[dim], 1);
+  }
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
+      aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
 }
 
 // offsets [B + 1] starts at 0, never falls and ends at total.

@@ -169,8 +169,8 @@ std::tuple<Tensor, Tensor> bucket_history(const Tensor& sid1, const Tensor& offs
   const int64_t num_users = bounds.numel() - 1;
   check_offsets(offset, num_users, codes.numel());
 
-  Tensor order = torch::stable::new_empty(codes, {codes.numel()}, ScalarType::Int);
-  Tensor starts = torch::stable::new_empty(codes, {num_users, num_codes + 1}, ScalarType::Int);
+  Tensor order = empty({codes.numel()}, ScalarType::Int);
+  Tensor starts = empty({num_users, num_codes + 1}, ScalarType::Int);
   const auto run = [&]<typename Id>(const Id* ids) {
     return sort(Histories<Id>{ids, offset, num_users, num_codes, order.mutable_data_ptr<int32_t>(),
                               starts.mutable_data_ptr<int32_t>()});

@@ -187,9 +187,8 @@ std::tuple<Tensor, Tensor> hard_search(const Tensor& order, const Tensor& bucket
     STD_TORCH_CHECK(valid, "neighbours must be below ", num_codes);
   }
 
-  Tensor positions =
-      torch::stable::new_empty(starts, {num_users, num_queries, max_items}, ScalarType::Int);
-  Tensor lengths = torch::stable::new_empty(starts, {num_users, num_queries}, ScalarType::Int);
+  Tensor positions = empty({num_users, num_queries, max_items}, ScalarType::Int);
+  Tensor lengths = empty({num_users, num_queries}, ScalarType::Int);
   const Search search{.order = events.const_data_ptr<int32_t>(),
                       .total = events.numel(),
                       .num_users = num_users,
