@@ -36,4 +36,5 @@ STABLE_TORCH_LIBRARY(glass, m) {
       " Tensor? filter_offsets, Tensor? filter_nodes, bool filter_keeps)"
       " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("beam_step(Tensor logits, Tensor scores, int beam_width) -> (Tensor, Tensor, Tensor)");
+  m.def("residual_quantize(Tensor x, Tensor[] codebooks, bool normalize_residual) -> Tensor");
 }

@@ -24,6 +24,7 @@ OPERATORS = (
     "gated_fusion_backward",
     "trie_beam_step",
     "beam_step",
+    "residual_quantize",
 )
 """Schemas of csrc/registration.cpp; a library without one of them was built from older sources."""
 

@@ -65,4 +65,25 @@ GLASS_INLINE void from_float(float value, Half& to) {
   to.bits = static_cast<uint16_t>(half | ((bits >> 16) & 0x8000));
 }
 
+// What a kernel computes in for tensors of T, and reading and writing them as that.
+template <typename T>
+struct Computed {
+  using type = float;
+};
+template <>
+struct Computed<double> {
+  using type = double;
+};
+
+GLASS_INLINE void load(double from, double& to) { to = from; }
+template <typename T>
+GLASS_INLINE void load(T from, float& to) {
+  to = to_float(from);
+}
+GLASS_INLINE void store(double from, double& to) { to = from; }
+template <typename T>
+GLASS_INLINE void store(float from, T& to) {
+  from_float(from, to);
+}
+
 }  // namespace glass

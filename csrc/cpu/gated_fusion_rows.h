@@ -11,26 +11,6 @@
 
 namespace glass {
 
-template <typename T>
-struct Computed {
-  using type = float;
-};
-template <>
-struct Computed<double> {
-  using type = double;
-};
-
-GLASS_INLINE void load(double from, double& to) { to = from; }
-template <typename T>
-GLASS_INLINE void load(T from, float& to) {
-  to = to_float(from);
-}
-GLASS_INLINE void store(double from, double& to) { to = from; }
-template <typename T>
-GLASS_INLINE void store(float from, T& to) {
-  from_float(from, to);
-}
-
 // 1 / (1 + exp(-x)) of each x, up to whole registers.
 template <typename S>
 GLASS_INLINE void sigmoid(typename S::Number* row, int64_t width) {

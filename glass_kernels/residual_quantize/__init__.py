@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, check_tensor, checks_values
+from glass_kernels.residual_quantize import library
 from glass_kernels.residual_quantize.reference import residual_quantize_reference
 
 __all__ = ["residual_quantize"]
 
-_QUANTIZE = {"reference": residual_quantize_reference}
+_Quantize = Callable[[Tensor, Sequence[Tensor], bool], Tensor]
+_QUANTIZE: dict[str, _Quantize] = {"reference": residual_quantize_reference}
+if library.AVAILABLE:
+    _QUANTIZE["cpp"] = library.residual_quantize_cpp
 
 
 def residual_quantize(
@@ -46,16 +50,18 @@ def residual_quantize(
         RuntimeError: the backend asked for is not available.
     """
     check_tensor("x", x, ndim=2, dtypes=FLOATS)
-    _check_finite("x", x)
     levels = _levels(codebooks)
     for level, codebook in enumerate(levels):
         name = f"codebooks[{level}]"
         check_tensor(name, codebook, shape=(None, x.shape[1]), dtypes=(x.dtype,), device=x.device)
         if codebook.shape[0] < 1:
             raise ValueError(f"{name} must have at least one centroid, was empty")
-        _check_finite(name, codebook)
     quantize = resolve("residual_quantize", x.device, backend, _QUANTIZE)
-    return quantize(x, levels, normalize_residual=normalize_residual)
+    if quantize is not library.residual_quantize_cpp:  # which finds out by itself
+        _check_finite("x", x)
+        for level, codebook in enumerate(levels):
+            _check_finite(f"codebooks[{level}]", codebook)
+    return quantize(x, levels, normalize_residual)
 
 
 def _levels(codebooks: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:

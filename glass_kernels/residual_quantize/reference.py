@@ -13,12 +13,13 @@ BLOCK_ELEMENTS = 2**20
 
 @torch.no_grad()
 def residual_quantize_reference(
-    x: Tensor, codebooks: Sequence[Tensor], *, normalize_residual: bool = False
+    x: Tensor, codebooks: Sequence[Tensor], normalize_residual: bool = False
 ) -> Tensor:
     """Codes int32 [V, L]; shapes as in `residual_quantize`.
 
     Differences are squared and summed as they are: expanding the square would cancel digits, and
-    two equal centroids could come out at different distances.
+    two equal centroids could come out at different distances. Sums are float64, rounded once at
+    the end, so that neither their order nor the backend decides between near centroids.
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     codes = torch.empty(x.shape[0], len(codebooks), dtype=torch.int32, device=x.device)
@@ -36,10 +37,15 @@ def _quantize_block(residual: Tensor, codebooks: list[Tensor], normalize_residua
     codes = []
     for codebook in codebooks:
         if normalize_residual:
-            norm = torch.linalg.vector_norm(residual, dim=1, keepdim=True)
+            norm = _squares(residual).double().sqrt_().to(residual.dtype)[:, None]
             residual = residual / torch.where(norm > 0, norm, 1)
-        distances = (residual[:, None] - codebook).square_().sum(-1)
+        distances = _squares(residual[:, None] - codebook)
         nearest = distances.argmin(dim=1)  # the first of equal minima
         codes.append(nearest)
         residual = residual - codebook[nearest]
     return torch.stack(codes, dim=1)
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Sums of squares over the last dimension, in the dtype of `values`."""
+    return values.double().square().sum(-1).to(values.dtype)

@@ -196,6 +196,24 @@ def broken_beam_steps(op) -> None:
         must_refuse(op, logits, scores, beams.clamp(max=0) + node, *trie, 1, 3, True, *none)
 
 
+def quantization(op) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for dtype, dim, rows in product(dtypes, (1, 7, 65, 300), (0, 1, 7, 9, 203)):
+        for sizes in ((1,), (300, 5), (16, 32, 33)):
+            codebooks = [torch.randn(codes, dim).to(dtype) for codes in sizes]
+            for x in (torch.randn(rows, dim), torch.zeros(rows, dim), torch.full((rows, dim), 3e4)):
+                codes = op(x.to(dtype), codebooks, dim == 7)
+                assert codes.ge(0).all()
+                assert codes.lt(torch.tensor(sizes)).all()
+    for value in (float("nan"), float("inf")):
+        must_refuse(op, torch.full((20, 3), value), [torch.zeros(2, 3)], False)
+        must_refuse(op, torch.zeros(20, 3), [torch.full((2, 3), value)], True)
+    huge = torch.full((20, 3), 3e38)
+    assert op(huge, [-huge[:2], huge], False).eq(0).all()
+    equal = torch.ones(600, 3)  # every centroid is a rival
+    assert op(equal, [equal, equal], False).eq(0).all()
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -213,4 +231,5 @@ if __name__ == "__main__":
         broken_attention(ops.hard_search_attention)
         beam_steps(ops.trie_beam_step, ops.beam_step)
         broken_beam_steps(ops.trie_beam_step)
+        quantization(ops.residual_quantize)
     print("finished")
