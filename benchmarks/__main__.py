@@ -13,6 +13,8 @@ import torch
 
 from benchmarks import (
     gated_fusion,
+    generation,
+    generation_growth,
     hard_search,
     hard_search_attention,
     hard_search_growth,
@@ -48,6 +50,8 @@ MODULES = (
     hard_search_attention,
     gated_fusion,
     training_step,
+    generation,
+    generation_growth,
     serving,
     trie_decode,
     trie_step,

@@ -186,3 +186,12 @@ def test_modules_page_runs() -> None:
     grads = {name: p.grad for name, p in layer.named_parameters()}  # type: ignore[attr-defined]
     assert all((grad != 0).any() for grad in grads.values()), grads.keys()
     assert scope["embeddings"].grad is None  # type: ignore[attr-defined]
+
+
+def test_generation_page_runs() -> None:
+    scope: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "generation.md", "python"):
+        exec(compile(block, "generation.md", "exec"), scope)
+    items, seen = scope["ranked"].items, scope["older"]  # type: ignore[attr-defined]
+    assert tuple(items.shape) == (2, 10)
+    assert not set(items[0].tolist()) & set(seen[:40].tolist())  # type: ignore[index]
