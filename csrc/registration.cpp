@@ -37,4 +37,12 @@ STABLE_TORCH_LIBRARY(glass, m) {
       " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("beam_step(Tensor logits, Tensor scores, int beam_width) -> (Tensor, Tensor, Tensor)");
   m.def("residual_quantize(Tensor x, Tensor[] codebooks, bool normalize_residual) -> Tensor");
+  m.def("trie_build(Tensor sids, int[] codebook_sizes) -> Tensor[]");
+  m.def("trie_restrict(Tensor[] offsets, Tensor[] codes, Tensor kept) -> Tensor[]");
+  m.def(
+      "trie_append(Tensor[] offsets, Tensor[] codes, Tensor[] added_offsets,"
+      " Tensor[] added_codes) -> Tensor[]");
+  m.def(
+      "trie_filter(Tensor[] offsets, Tensor[] codes, Tensor leaf_of_item, Tensor? excluded,"
+      " Tensor? excluded_offsets, Tensor? allowed, Tensor? allowed_offsets) -> Tensor[]");
 }

@@ -25,6 +25,10 @@ OPERATORS = (
     "trie_beam_step",
     "beam_step",
     "residual_quantize",
+    "trie_build",
+    "trie_restrict",
+    "trie_append",
+    "trie_filter",
 )
 """Schemas of csrc/registration.cpp; a library without one of them was built from older sources."""
 

@@ -1,4 +1,7 @@
-"""Sorts semantic IDs into the flat arrays of a trie; no loop over items."""
+"""Makes the flat arrays of a trie in plain PyTorch, without a loop over items.
+
+`native` has the same in C++; these run on a GPU and without the library.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,8 @@ def check_codebook_sizes(codebook_sizes: tuple[int, ...]) -> None:
             raise ValueError(f"codebook_sizes[{level}] must be in [1, 2^31), was {size}")
 
 
-def check_sids(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
-    """Raises ValueError unless `sids` is int [V, L] with V >= 1 and every row is a SID.
-
-    That is: codes in their codebooks, then -1 to the end if the SID is shorter than L. Looks at the
-    values on a GPU too: a wrong code would be baked into the trie.
-    """
+def check_shape(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless `sids` is int [V, L] with V >= 1."""
     check_tensor("sids", sids, ndim=2, dtypes=INTEGERS)
     num_items, num_levels = sids.shape
     if num_levels != len(codebook_sizes):
@@ -45,6 +44,13 @@ def check_sids(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
         )
     if not 0 < num_items < 2**31:
         raise ValueError(f"sids must hold between 1 and 2^31 - 1 items, held {num_items}")
+
+
+def check_codes(sids: Tensor, codebook_sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless every row is a SID: codes in their codebooks, then -1 to the end.
+
+    Looks at the values on a GPU too: a wrong code would be baked into the trie.
+    """
     sizes = torch.tensor(codebook_sizes, device=sids.device)
     wrong = (sids < -1) | (sids >= sizes)
     ended = sids == -1
@@ -93,7 +99,7 @@ def _lexicographic_order(columns: tuple[Tensor, ...], codebook_sizes: tuple[int,
 
 
 def build_arrays(sids: Tensor, codebook_sizes: tuple[int, ...]) -> TrieArrays:
-    """Arrays of the trie over `sids` int [V, L], which must have passed `check_sids`."""
+    """Arrays of the trie over `sids` int [V, L], which must have passed `check_codes`."""
     num_items, num_levels = sids.shape
     unsorted = tuple(sids.to(torch.int32).t().contiguous().unbind(0))
     order = _lexicographic_order(unsorted, codebook_sizes)
@@ -141,3 +147,24 @@ def _restrict_offsets(offsets: Tensor, kept_children: Tensor) -> tuple[Tensor, T
     kept = bounds[1:] > bounds[:-1]
     rows = kept.nonzero()[:, 0]
     return torch.cat((bounds[:1], bounds[1:].index_select(0, rows))), kept, rows
+
+
+def append_arrays(
+    arrays: TrieArrays,
+    leaf_sids: Tensor,
+    sids: Tensor,
+    item_ids: Tensor,
+    codebook_sizes: tuple[int, ...],
+) -> TrieArrays:
+    """Arrays with more items, built anew: `sids` int [n, L] with `item_ids` int [n]."""
+    held = leaf_sids.repeat_interleave(arrays.item_offsets.diff(), dim=0)
+    ids = torch.cat((arrays.item_ids, item_ids.to(torch.int32)))
+    ids, order = ids.sort()
+    merged = torch.cat((held, sids.to(torch.int32))).index_select(0, order)
+    built = build_arrays(merged, codebook_sizes)
+    return built._replace(item_ids=ids.index_select(0, built.item_ids))
+
+
+def most_children(arrays: TrieArrays) -> tuple[int, ...]:
+    """Most children of one node of each depth, L numbers."""
+    return tuple(int(offsets.diff().max()) for offsets in arrays.child_offsets)

@@ -12,20 +12,33 @@ from torch import Tensor
 
 from glass_kernels.checks import INTEGERS, check_tensor
 from glass_kernels.jagged import lengths_to_offsets, offsets_to_segments
+from glass_kernels.trie import native
 from glass_kernels.trie.build import (
     TrieArrays,
+    append_arrays,
     build_arrays,
     check_codebook_sizes,
-    check_sids,
+    check_codes,
+    check_shape,
+    most_children,
     restrict_arrays,
 )
-from glass_kernels.trie.filter import TrieFilter, item_pairs, listed_nodes
+from glass_kernels.trie.filter import (
+    ItemLists,
+    TrieFilter,
+    check_lists,
+    check_values,
+    listed_nodes,
+)
 from glass_kernels.trie.storage import load_arrays, save_arrays
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SidTrie:
-    """Every SID of a catalogue, sorted; made by `build`, `load` and `restrict`.
+    """Every SID of a catalogue, sorted; made by `build` and `load`.
+
+    It never changes: `restrict`, `delete` and `append` make another trie, which shares the tensors
+    that would be equal.
 
     Depth d has one node for each distinct prefix of d codes, numbered from 0 in lexicographic
     order. Depth 0 is the root, depth L the leaves, one for each distinct SID. The children of node
@@ -49,7 +62,7 @@ class SidTrie:
     item_ids: Tensor
     """int32 [items]: the items leaf by leaf, rising within a leaf."""
     catalogue_size: int
-    """Item ids are below this; a restricted trie keeps it."""
+    """Item ids are below this; a trie with fewer items keeps it."""
     max_children: tuple[int, ...]
     """Most children of one node of each depth, L numbers."""
 
@@ -67,20 +80,23 @@ class SidTrie:
         """
         sizes = tuple(int(size) for size in codebook_sizes)
         check_codebook_sizes(sizes)
-        check_sids(sids, sizes)
-        return cls._from_arrays(build_arrays(sids, sizes), sizes, sids.shape[0])
+        arrays, most = _build(sids, sizes)
+        return cls._of(sizes, sids.shape[0], arrays, most)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device | str = "cpu") -> SidTrie:
         """Reads what `save` wrote. Raises ValueError if the file is damaged or something else."""
         arrays, sizes, catalogue_size = load_arrays(path)
-        return cls._from_arrays(arrays, sizes, catalogue_size).to(device)
+        return cls._of(sizes, catalogue_size, arrays, most_children(arrays)).to(device)
 
     @classmethod
-    def _from_arrays(
-        cls, arrays: TrieArrays, codebook_sizes: tuple[int, ...], catalogue_size: int
+    def _of(
+        cls,
+        codebook_sizes: tuple[int, ...],
+        catalogue_size: int,
+        arrays: TrieArrays,
+        max_children: tuple[int, ...],
     ) -> SidTrie:
-        max_children = tuple(int(offsets.diff().max()) for offsets in arrays.child_offsets)
         return cls(codebook_sizes, *arrays, catalogue_size, max_children)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -113,7 +129,7 @@ class SidTrie:
 
     @property
     def num_items(self) -> int:
-        """Items in the trie; fewer than `catalogue_size` after `restrict`."""
+        """Items in the trie; fewer than `catalogue_size` once some were left out."""
         return self.item_ids.shape[0]
 
     @property
@@ -156,20 +172,111 @@ class SidTrie:
 
         Raises ValueError for wrong shapes, ids outside the catalogue, or if no item remains.
         """
-        allowed = self._allowed_mask(allowed_items)
-        kept = allowed.index_select(0, self.item_ids)
-        if not bool(kept.any()):
-            raise ValueError(
-                "allowed_items leaves no item of this trie; a trie needs at least one item"
-            )
-        arrays = restrict_arrays(self._arrays, kept)
-        return self._from_arrays(arrays, self.codebook_sizes, self.catalogue_size)
+        return self._keep("allowed_items", self._mask("allowed_items", allowed_items))
+
+    def delete(self, item_ids: Tensor) -> SidTrie:
+        """The trie without some items, in one pass without a sort: `restrict` to the others.
+
+        Args:
+            item_ids: int32 or int64 [A] item ids in any order, or bool [catalogue_size].
+                Items that this trie does not hold are ignored.
+
+        Raises ValueError for wrong shapes, ids outside the catalogue, or if no item remains.
+        """
+        return self._keep("item_ids", ~self._mask("item_ids", item_ids))
+
+    def append(self, sids: Tensor, item_ids: Tensor | None = None) -> SidTrie:
+        """The trie with n more items, merged without sorting those that it has.
+
+        Equal to what `build` makes of all of them. On a GPU, and without the C++ library, all is
+        sorted again.
+
+        Args:
+            sids: int32 or int64 [n, L], as in `build`.
+            item_ids: int32 or int64 [n], ids that the trie does not hold, such as deleted ones.
+                None: catalogue_size, catalogue_size + 1 ... In both cases `catalogue_size` grows as
+                far as is needed.
+
+        Raises ValueError for wrong shapes, dtypes or devices, a row that is no SID, and ids that
+        are negative, repeated or in the trie already.
+        """
+        check_tensor("sids", sids, ndim=2, dtypes=INTEGERS, device=self.device)
+        if sids.shape[0] == 0 and sids.shape[1] == self.num_levels:
+            return self
+        count, size = sids.shape[0], self.catalogue_size
+        if item_ids is None:
+            item_ids = torch.arange(size, size + count, device=self.device)
+        else:
+            item_ids = self._check_new(item_ids, count)
+        largest = int(item_ids.max())
+        if largest >= 2**31 - 1:
+            raise ValueError(f"item_ids must be below 2^31 - 1, reached {largest}")
+        # The trie of the new items has them in the order of their ids.
+        item_ids, order = item_ids.sort()
+        added, _ = _build(sids.index_select(0, order), self.codebook_sizes)
+        added = added._replace(item_ids=item_ids.to(torch.int32).index_select(0, added.item_ids))
+        if native.usable(self.device):
+            made = native.append((self._arrays, self.max_children), added)
+        else:
+            arrays = append_arrays(
+                self._arrays, self.leaf_sids(), sids.index_select(0, order), item_ids,
+                self.codebook_sizes,
+            )  # fmt: skip
+            made = arrays, most_children(arrays)
+        return self._of(self.codebook_sizes, max(size, largest + 1), *made)
+
+    def _check_new(self, item_ids: Tensor, count: int) -> Tensor:
+        check_tensor("item_ids", item_ids, shape=(count,), dtypes=INTEGERS, device=self.device)
+        smallest = int(item_ids.min())
+        if smallest < 0:
+            raise ValueError(f"item_ids must be at least 0, held {smallest}")
+        rising = item_ids.sort().values
+        again = rising[1:][rising[1:] == rising[:-1]]
+        if again.shape[0]:
+            raise ValueError(f"item_ids must be distinct, held {int(again[0])} twice")
+        if smallest < self.catalogue_size:
+            old = torch.zeros(self.catalogue_size, dtype=torch.bool, device=self.device)
+            old[item_ids[item_ids < self.catalogue_size]] = True
+            held = self.item_ids[old.index_select(0, self.item_ids)]
+            if held.shape[0]:
+                raise ValueError(
+                    f"item_ids must be new, but the trie holds {int(held[0])}; delete it first"
+                )
+        return item_ids
+
+    def _keep(self, name: str, kept: Tensor) -> SidTrie:
+        """The trie of the items that are True in `kept` bool [catalogue_size]."""
+        made: tuple[TrieArrays, tuple[int, ...]] | None = None
+        if native.usable(self.device):
+            made = native.restrict((self._arrays, self.max_children), kept)
+        else:
+            places = kept.index_select(0, self.item_ids)
+            if bool(places.any()):
+                arrays = restrict_arrays(self._arrays, places)
+                made = arrays, most_children(arrays)
+        if made is None:
+            raise ValueError(f"{name} leaves no item of this trie; a trie needs at least one item")
+        return self._of(self.codebook_sizes, self.catalogue_size, *made)
+
+    def _mask(self, name: str, items: Tensor) -> Tensor:
+        """bool [catalogue_size] of ids, or of what is such a mask already."""
+        size = self.catalogue_size
+        check_tensor(name, items, ndim=1, dtypes=(*INTEGERS, torch.bool), device=self.device)
+        if items.dtype == torch.bool:
+            check_tensor(f"{name} (as a mask)", items, shape=(size,))
+            return items
+        outside = (items < 0) | (items >= size)
+        if bool(outside.any()):
+            raise ValueError(f"{name} must be in [0, {size}), held {int(items[outside][0])}")
+        mask = torch.zeros(size, dtype=torch.bool, device=self.device)
+        mask[items] = True
+        return mask
 
     def filter(
         self,
         *,
-        exclude: tuple[Tensor, Tensor] | None = None,
-        allow: tuple[Tensor, Tensor] | None = None,
+        exclude: ItemLists | None = None,
+        allow: ItemLists | None = None,
     ) -> TrieFilter:
         """Items that each request must not get (seen ones), or alone may get (an allowed set).
 
@@ -187,32 +294,20 @@ class SidTrie:
             allow: likewise.
 
         Raises ValueError without either, for different numbers of requests, wrong shapes, dtypes
-        or devices, or ids outside the catalogue (on a GPU only under GLASS_CHECK=1).
+        or devices, or ids outside the catalogue.
         """
-        size, device = self.catalogue_size, self.device
-        if exclude is None and allow is None:
-            raise ValueError("filter needs exclude or allow; without a filter, pass filter=None")
-        if exclude is not None:
-            excluded, num_requests = item_pairs("exclude", exclude, size, device)
-        if allow is not None:
-            pairs, num_allowing = item_pairs("allow", allow, size, device)
-        if exclude is None:
-            num_requests = num_allowing
-        elif allow is None:
-            pairs = excluded
-        elif num_allowing != num_requests:
-            raise ValueError(
-                f"exclude and allow must have the same number of requests, had {num_requests} "
-                f"and {num_allowing}"
-            )
+        exclude, allow = check_lists(exclude, allow, self.device)
+        arguments = (self._arrays, self._leaf_of_item, exclude, allow)
+        if native.usable(self.device):
+            try:  # the kernel looks at every value anyway
+                offsets, nodes = native.listed_nodes(*arguments)
+            except RuntimeError:
+                check_values(exclude, allow, self.catalogue_size)
+                raise
         else:
-            pairs = pairs[~torch.isin(pairs, excluded, assume_unique=True)]
-        keeps = allow is not None
-        offsets, nodes = listed_nodes(
-            pairs, keeps, num_requests, size, self._leaf_of_item, self.item_offsets,
-            self.child_offsets,
-        )  # fmt: skip
-        return TrieFilter(offsets, nodes, keeps, self.nodes_per_depth)
+            check_values(exclude, allow, self.catalogue_size)
+            offsets, nodes = listed_nodes(*arguments)
+        return TrieFilter(offsets, nodes, allow is not None, self.nodes_per_depth)
 
     @cached_property
     def _leaf_of_item(self) -> Tensor:
@@ -220,26 +315,6 @@ class SidTrie:
         leaves = torch.full((self.catalogue_size,), -1, dtype=torch.int32, device=self.device)
         of_places = offsets_to_segments(self.item_offsets.to(torch.int64), self.num_items)
         return leaves.index_copy_(0, self.item_ids.to(torch.int64), of_places.to(torch.int32))
-
-    def _allowed_mask(self, allowed_items: Tensor) -> Tensor:
-        size = self.catalogue_size
-        check_tensor(
-            "allowed_items",
-            allowed_items,
-            ndim=1,
-            dtypes=(*INTEGERS, torch.bool),
-            device=self.device,
-        )
-        if allowed_items.dtype == torch.bool:
-            check_tensor("allowed_items (as a mask)", allowed_items, shape=(size,))
-            return allowed_items
-        outside = (allowed_items < 0) | (allowed_items >= size)
-        if bool(outside.any()):
-            wrong = int(allowed_items[outside][0])
-            raise ValueError(f"allowed_items must be in [0, {size}), held {wrong}")
-        mask = torch.zeros(size, dtype=torch.bool, device=self.device)
-        mask[allowed_items] = True
-        return mask
 
     def lookup(self, sids: Tensor) -> Tensor:
         """Leaf of each SID: `sids` int [..., L] -> int32 [...], -1 where the trie lacks the SID.
@@ -305,3 +380,17 @@ class SidTrie:
             )
             nodes = parents[nodes]
         return torch.stack(columns[::-1], dim=1)
+
+
+def _build(sids: Tensor, codebook_sizes: tuple[int, ...]) -> tuple[TrieArrays, tuple[int, ...]]:
+    """Arrays of the trie over `sids`, checked, and the most children of each depth."""
+    check_shape(sids, codebook_sizes)
+    if native.usable(sids.device):
+        try:  # the kernel looks at every code anyway
+            return native.build(sids, codebook_sizes)
+        except RuntimeError:
+            check_codes(sids, codebook_sizes)
+            raise
+    check_codes(sids, codebook_sizes)
+    arrays = build_arrays(sids, codebook_sizes)
+    return arrays, most_children(arrays)

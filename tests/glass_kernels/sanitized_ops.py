@@ -214,6 +214,51 @@ def quantization(op) -> None:
     assert op(equal, [equal, equal], False).eq(0).all()
 
 
+def tries(ops) -> None:
+    for levels, size, items in product((1, 3, 8), (1, 9, 2**31 - 1), (1, 70)):
+        dtype = torch.int32 if items == 1 else torch.int64
+        sids = torch.randint(min(size, 12), (items, levels), dtype=dtype)
+        ends = torch.arange(levels) >= torch.randint(1, levels + 4, (items, 1))
+        sids = sids.masked_fill(ends, -1)
+        *made, _ = ops.trie_build(sids, [size] * levels)
+        trie = made[: levels + 1], made[levels + 1 :]
+        for share in (0.0, 0.1, 0.9, 1.0):
+            ops.trie_restrict(*trie, torch.rand(items) < share)
+        *more, _ = ops.trie_build(sids[: items // 2 + 1].clone(), [size] * levels)
+        more[-1] += items
+        ops.trie_append(*trie, more[: levels + 1], more[levels + 1 :])
+        leaves = torch.randint(-1, len(made[levels]) - 1, (items,), dtype=torch.int32)
+        lists = torch.randint(items, (40,), dtype=dtype), torch.tensor([0, 3, 3, 40])
+        for excluded, allowed in ((lists, None), (None, lists), (lists, lists)):
+            ops.trie_filter(*trie, leaves, *(excluded or (None,) * 2), *(allowed or (None,) * 2))
+
+
+def broken_tries(ops) -> None:
+    *made, _ = ops.trie_build(torch.tensor([[1, 2], [0, 1], [2, 0]]), [3, 3])
+    offsets, codes = made[:3], made[3:]
+    kept = torch.tensor([True, False, True])
+    for starts in ([0, 9, 2, 3], [0, -4, 2, 3], [0, 3, 1, 3], [-1, 1, 2, 3], [0, 0, 0, 1 << 30]):
+        wild = [offsets[0], torch.tensor(starts, dtype=torch.int32), offsets[2]]
+        must_refuse(ops.trie_restrict, wild, codes, kept)
+        must_refuse(ops.trie_append, offsets, codes, wild, codes)
+    for ids in ([0, 1, 3], [0, -1, 1]):
+        must_refuse(
+            ops.trie_restrict, offsets, [*codes[:2], torch.tensor(ids, dtype=torch.int32)], kept
+        )
+    # Parents out of order, so that the children of the second would go before the first's.
+    falling = [torch.tensor(part, dtype=torch.int32) for part in ([1, 0], [9, 9], [7, 8])]
+    two = [torch.tensor(part, dtype=torch.int32) for part in ([0, 2], [0, 1, 2], [0, 1, 2])]
+    must_refuse(ops.trie_append, offsets, codes, two, falling)
+    nothing = [torch.zeros_like(starts) for starts in offsets]
+    ops.trie_restrict(nothing, codes, kept)
+    lists = torch.tensor([0, 1]), torch.tensor([0, 2])
+    for leaves in ([0, 3], [7, 0]):
+        must_refuse(ops.trie_filter, offsets, codes, torch.tensor(leaves).int(), *lists, None, None)
+    for ids in ([0, 3], [0, -1], [0, 2**40]):
+        lists = torch.tensor(ids), torch.tensor([0, 2])
+        must_refuse(ops.trie_filter, offsets, codes, torch.zeros(3).int(), None, None, *lists)
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -232,4 +277,6 @@ if __name__ == "__main__":
         beam_steps(ops.trie_beam_step, ops.beam_step)
         broken_beam_steps(ops.trie_beam_step)
         quantization(ops.residual_quantize)
+        tries(ops)
+        broken_tries(ops)
     print("finished")
