@@ -24,6 +24,7 @@ from benchmarks import (
     sid_tier_growth,
     sid_tier_update,
     training_step,
+    trie_build,
     trie_decode,
     trie_growth,
     trie_step,
@@ -56,6 +57,7 @@ MODULES = (
     trie_decode,
     trie_step,
     trie_growth,
+    trie_build,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)

@@ -195,3 +195,12 @@ def test_generation_page_runs() -> None:
     items, seen = scope["ranked"].items, scope["older"]  # type: ignore[attr-defined]
     assert tuple(items.shape) == (2, 10)
     assert not set(items[0].tolist()) & set(seen[:40].tolist())  # type: ignore[index]
+
+
+def test_trie_page_runs() -> None:
+    scope: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "trie.md", "python"):
+        exec(compile(block, "trie.md", "exec"), scope)
+    assert scope["prefixes"][0].tolist() == [[2, -1], [1, 0], [1, 1], [-1, -1]]
+    assert scope["item_ids"].tolist() == [4, 1, 2, 3]
+    assert scope["offsets"].tolist() == [0, 1, 2, 4, 4]
