@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -103,9 +104,27 @@ def floor_bytes(batch: Decoding) -> int:
     return total
 
 
+def is_clear(batch: Decoding) -> bool:
+    """Whether at no level rounding decides which beam is the last that is kept.
+
+    All that follows would differ between sides that are both right.
+    """
+    scores, nodes = start(batch)
+    for level, logits in enumerate(batch.logits):
+        scores, nodes, _, _ = trie_beam_step(
+            logits.double(), scores, nodes, batch.trie, level, batch.beams + 1,
+            mask_before_softmax=batch.mask_before_softmax,
+        )  # fmt: skip
+        if bool((scores[:, -2] - scores[:, -1] <= ROUNDING / 10).any()):
+            return False
+        scores, nodes = scores[:, :-1], nodes[:, :-1]
+    return True
+
+
 def make_inputs(setup: Setup, trie: SidTrie) -> list[Decoding]:
     before = setup.mask == "before"
-    return [make_decoding(trie, REQUESTS, BEAMS, before, seed) for seed in range(BATCHES)]
+    drawn = (make_decoding(trie, REQUESTS, BEAMS, before, seed) for seed in count())
+    return list(islice(filter(is_clear, drawn), BATCHES))
 
 
 def make_contest(setup: Setup, batches: list[Decoding]) -> Contest:

@@ -148,11 +148,11 @@ class BeamWorker {
   }
 
   // Rising codes without a gap; if they do not rise, at least the ends are as far apart.
-  static bool is_run(const int32_t* codes, int64_t n) {
+  static GLASS_INLINE bool is_run(const int32_t* codes, int64_t n) {
     return int64_t{codes[n - 1]} - codes[0] == n - 1;
   }
 
-  bool in_codebook(const int32_t* codes, int64_t n, bool one_run) const {
+  GLASS_INLINE bool in_codebook(const int32_t* codes, int64_t n, bool one_run) const {
     if (one_run) return codes[0] >= 0 && codes[n - 1] < step_.num_codes;
     uint32_t most = 0;
     for (int64_t i = 0; i < n; ++i) most = std::max(most, static_cast<uint32_t>(codes[i]));

@@ -13,15 +13,13 @@
 namespace glass {
 
 template <typename Real, int kBytes>
-struct RowLanes : Vector<Real, kBytes / static_cast<int>(sizeof(Real))> {
-  static constexpr int kBlock = 4 * kBytes / static_cast<int>(sizeof(Real));  // elements of a scan
-};
+using RowLanes = Vector<Real, kBytes / static_cast<int>(sizeof(Real))>;
 
 template <typename Real>
 constexpr Real kNever = -std::numeric_limits<Real>::infinity();
 
-// Rows are padded by -inf to whole blocks of the widest register.
-constexpr int64_t kRowPadding = 64;
+// Rows are padded by -inf to whole registers, the widest of them.
+constexpr int64_t kRowPadding = 16;
 
 // NaN as -inf, +inf as the largest finite number.
 template <typename Real>
@@ -31,10 +29,10 @@ GLASS_INLINE Real clean(Real x) {
   return known > kMost ? kMost : known;
 }
 
-// row[n ...] becomes -inf up to a whole block.
+// row[n ...] becomes -inf up to a whole register.
 template <typename L>
 GLASS_INLINE void pad_row(typename L::Real* row, int64_t n) {
-  const int64_t end = (n + L::kBlock - 1) / L::kBlock * L::kBlock;
+  const int64_t end = (n + L::kWidth - 1) / L::kWidth * L::kWidth;
   for (int64_t i = n; i < end; ++i) row[i] = kNever<typename L::Real>;
 }
 
@@ -44,7 +42,8 @@ struct RowFacts {
   Real largest, sum;
 };
 
-// Clean `from` [n] into `row`, which may be the same; row[n ...] becomes -inf up to a whole block.
+// Clean `from` [n] into `row`, which may be the same; row[n ...] becomes -inf up to a whole
+// register.
 template <typename L>
 GLASS_INLINE RowFacts<typename L::Real> clean_row(const typename L::Real* from, int64_t n,
                                                   typename L::Real* row) {
@@ -191,31 +190,17 @@ template <typename L, typename Threshold, typename Found>
 GLASS_INLINE void scan_row(const typename L::Real* row, int64_t n,
                            const Scores<typename L::Real>& scores, const Threshold& threshold,
                            const Found& found) {
-  using Real = typename L::Real;
-  for (int64_t begin = 0; begin < n; begin += L::kBlock) {
-    const Real least = threshold();
-    typename L::bits any{};
-    for (int v = 0; v < L::kBlock; v += L::kWidth) {
-      typename L::type x;
-      L::load(x, row + begin + v);
-      x = ((x - scores.largest) - scores.log_sum) + scores.beam;  // as in Scores::of
-      any |= (typename L::bits)(x > least);
-    }
-    uint64_t parts[sizeof any / 8], some = 0;
-    std::memcpy(parts, &any, sizeof any);
+  for (int64_t begin = 0; begin < n; begin += L::kWidth) {
+    typename L::type x;
+    L::load(x, row + begin);
+    x = ((x - scores.largest) - scores.log_sum) + scores.beam;
+    const typename L::bits hits = (typename L::bits)(x > threshold());
+    uint64_t parts[sizeof hits / 8], some = 0;
+    std::memcpy(parts, &hits, sizeof hits);
     for (const uint64_t part : parts) some |= part;
     if (some == 0) continue;
-    int32_t hits[L::kBlock];  // first without a branch, as they are rare and anywhere
-    int count = 0;
-    const int size = static_cast<int>(std::min<int64_t>(L::kBlock, n - begin));
-    for (int i = 0; i < size; ++i) {
-      hits[count] = i;
-      count += scores.of(row[begin + i]) > least;
-    }
-    for (int hit = 0; hit < count; ++hit) {
-      const int64_t i = begin + hits[hit];
-      const Real score = scores.of(row[i]);
-      if (score > threshold()) found(i, score);
+    for (int i = 0; i < L::kWidth; ++i) {
+      if (hits[i] && x[i] > threshold()) found(begin + i, x[i]);
     }
   }
 }

@@ -67,7 +67,7 @@ class BestCandidates {
   uint32_t place(int64_t i) const { return static_cast<uint32_t>(keys_[i]); }
 
  private:
-  static constexpr int64_t kSpare = 64;  // so that narrow beams need not select at every turn
+  static constexpr int64_t kSpare = 8;  // so that narrow beams need not select at every turn
 
   __attribute__((noinline)) void keep_wanted() {
     Key* last = keys_.get() + wanted_ - 1;
