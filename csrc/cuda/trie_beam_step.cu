@@ -8,8 +8,7 @@
 // kernel picks the best of them in the same way.
 #include "trie_beam_step.h"
 
-#include <cmath>
-
+#include "beam_softmax.h"
 #include "best_entries.h"
 
 namespace glass {
@@ -18,7 +17,7 @@ namespace {
 constexpr int kThreads = 512, kFewestThreads = 64;
 constexpr int kEntries = 4096;       // of a block, at most: two rounds
 constexpr int kBeams = 256;          // of a block, at most
-constexpr int64_t kPlaces = 16384;   // of a block that are worth another block
+constexpr int64_t kCodes = 16384;    // of a block that are worth another block
 constexpr int64_t kMostSplits = 32;  // unless kBeams asks for more: what is left to the merge
 constexpr int kDefaultSharedBytes = 48 << 10;
 constexpr int kWidest = kEntries - kThreads * kEach;
@@ -28,70 +27,6 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 __device__ __forceinline__ int64_t clamp(int64_t value, int64_t low, int64_t high) {
   return value < low ? low : value > high ? high : value;
 }
-
-__device__ __forceinline__ float bfloat16_to_float(uint16_t bits) {
-  return __uint_as_float(static_cast<unsigned>(bits) << 16);
-}
-__device__ __forceinline__ float half_to_float(uint16_t bits) {
-  const unsigned sign = (bits & 0x8000u) << 16, size = (bits & 0x7FFFu) << 13;
-  // The exponent of a half is 112 less biased than that of a float; inf and NaN keep theirs full.
-  const unsigned moved =
-      size < 0x0F800000u ? __float_as_uint(__uint_as_float(size) * 0x1p112f) : size | 0x7F800000u;
-  return __uint_as_float(sign | moved);
-}
-
-// Values of a BeamFloat, as T.
-template <typename T, int kKind>
-__device__ __forceinline__ T read_as(const void* values, int64_t at) {
-  if constexpr (kKind == kBeamFloat32) return static_cast<const float*>(values)[at];
-  if constexpr (kKind == kBeamFloat64)
-    return static_cast<T>(static_cast<const double*>(values)[at]);
-  const uint16_t bits = static_cast<const uint16_t*>(values)[at];
-  return kKind == kBeamFloat16 ? half_to_float(bits) : bfloat16_to_float(bits);
-}
-template <typename T>
-__device__ __forceinline__ T read(const void* values, int64_t kind, int64_t at) {
-  if (kind == kBeamFloat32) return read_as<T, kBeamFloat32>(values, at);
-  if (kind == kBeamFloat64) return read_as<T, kBeamFloat64>(values, at);
-  if (kind == kBeamFloat16) return read_as<T, kBeamFloat16>(values, at);
-  return read_as<T, kBeamBFloat16>(values, at);
-}
-
-__device__ __forceinline__ float exp_of(float x) { return expf(x); }
-__device__ __forceinline__ double exp_of(double x) { return exp(x); }
-__device__ __forceinline__ float log_of(float x) { return logf(x); }
-__device__ __forceinline__ double log_of(double x) { return log(x); }
-template <typename T>
-__device__ constexpr T kLargest = sizeof(T) == 4 ? T(0x1.fffffep127) : T(0x1.fffffffffffffp1023);
-template <typename T>
-__device__ constexpr T kNever = -__builtin_inf();
-
-// Sum of exp(x - largest) over what was added.
-template <typename T>
-struct Softmax {
-  T largest = kNever<T>;
-  T sum = 0;
-
-  __device__ __forceinline__ void add(T x, T weight = 1) {
-    if (x > largest) {
-      sum = sum * exp_of(largest - x) + weight;
-      largest = x;
-    } else if (x > kNever<T>) {
-      sum += weight * exp_of(x - largest);
-    }
-  }
-  // The sum over `width` neighbouring lanes, in each of them. The lower lane's part comes first, so
-  // that both compute the same.
-  __device__ __forceinline__ void combine(int width) {
-    for (int by = width / 2; by > 0; by /= 2) {
-      const Softmax other{__shfl_xor_sync(kAll, largest, by), __shfl_xor_sync(kAll, sum, by)};
-      const bool lower = (threadIdx.x & by) == 0;
-      Softmax both = lower ? *this : other;
-      both.add(lower ? other.largest : largest, lower ? other.sum : sum);
-      *this = both;
-    }
-  }
-};
 
 // A beam in shared memory.
 template <typename T>
@@ -374,12 +309,12 @@ int run(const Job& job, void* stream) {
 
 int64_t glass_beam_step_widest() { return glass::kWidest; }
 
-int64_t glass_beam_step_splits(int64_t num_requests, int64_t num_beams, int64_t max_children,
+int64_t glass_beam_step_splits(int64_t num_requests, int64_t num_beams, int64_t codes,
                                int processors) {
   using namespace glass;
   if (num_requests < 1 || num_beams < 1) return 1;
   const int64_t room = ceil_div(2 * static_cast<int64_t>(processors), num_requests);
-  int64_t splits = ceil_div(num_beams * max_children, kPlaces);
+  int64_t splits = ceil_div(num_beams * codes, kCodes);
   for (const int64_t most : {room, kMostSplits, num_beams}) splits = splits < most ? splits : most;
   const int64_t fewest = ceil_div(num_beams, kBeams);
   if (splits < fewest) splits = fewest;

@@ -44,9 +44,9 @@ struct BeamStepCall {
 // Largest beam_width.
 GLASS_EXPORT int64_t glass_beam_step_widest();
 
-// Blocks that share the beams of a request.
-GLASS_EXPORT int64_t glass_beam_step_splits(int64_t num_requests, int64_t num_beams,
-                                            int64_t max_children, int processors);
+// Blocks that share the beams of a request, each of which looks at so many codes.
+GLASS_EXPORT int64_t glass_beam_step_splits(int64_t num_requests, int64_t num_beams, int64_t codes,
+                                            int processors);
 
 // All pointers are the device's. Returns a cudaError_t; waits for nothing.
 GLASS_EXPORT int glass_beam_step(const BeamStepCall* call, void* stream);

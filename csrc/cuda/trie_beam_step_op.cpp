@@ -39,7 +39,9 @@ BeamFloat kind_of(const Tensor& tensor, const char* name) {
 }
 
 struct Step {
-  Tensor scores, nodes, parents, codes;
+  Tensor scores;
+  std::optional<Tensor> nodes;  // of a trie
+  Tensor parents, codes;
 };
 
 void check_beams(const Tensor& logits, const Tensor& scores, int64_t beam_width) {
@@ -69,22 +71,25 @@ Step run(const Tensor& logits_view, const Tensor& scores_view, BeamStepCall call
 
   const int processors = glass_cuda_processors();
   STD_TORCH_CHECK(processors > 0, "no CUDA device: ", glass_cuda_error(-processors));
-  call.splits = glass_beam_step_splits(requests, call.num_beams, call.max_children, processors);
+  const int64_t codes = call.mask_before_softmax ? call.max_children : call.num_codes;
+  call.splits = glass_beam_step_splits(requests, call.num_beams, codes, processors);
   const auto float_type = wide ? ScalarType::Double : ScalarType::Float;
   const auto buffer = [&](bool is_float, int64_t rows) {
     return torch::stable::new_empty(logits, {rows, width}, is_float ? float_type : ScalarType::Int);
   };
-  const int64_t left = call.splits > 1 ? requests * call.splits : 0;
-  Tensor partial_scores = buffer(true, left);
-  Tensor partial_children = buffer(false, left), partial_parents = buffer(false, left);
-  const bool has_trie = call.child_offsets != nullptr;
-  Step out{buffer(true, requests), buffer(false, has_trie ? requests : 0), buffer(false, requests),
-           buffer(false, requests)};
-  call.partial_scores = partial_scores.mutable_data_ptr();
-  call.partial_children = partial_children.mutable_data_ptr<int32_t>();
-  call.partial_parents = partial_parents.mutable_data_ptr<int32_t>();
+  std::optional<Tensor> partial[3];
+  if (call.splits > 1) {
+    for (int i = 0; i < 3; ++i) partial[i] = buffer(i == 0, requests * call.splits);
+    call.partial_scores = partial[0]->mutable_data_ptr();
+    call.partial_children = partial[1]->mutable_data_ptr<int32_t>();
+    call.partial_parents = partial[2]->mutable_data_ptr<int32_t>();
+  }
+  Step out{buffer(true, requests), std::nullopt, buffer(false, requests), buffer(false, requests)};
+  if (call.child_offsets) {
+    out.nodes = buffer(false, requests);
+    call.out_nodes = out.nodes->mutable_data_ptr<int32_t>();
+  }
   call.out_scores = out.scores.mutable_data_ptr();
-  call.out_nodes = has_trie ? out.nodes.mutable_data_ptr<int32_t>() : nullptr;
   call.out_parents = out.parents.mutable_data_ptr<int32_t>();
   call.out_codes = out.codes.mutable_data_ptr<int32_t>();
   const int error = glass_beam_step(&call, current_cuda_stream(logits.get_device_index()));
@@ -148,7 +153,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> trie_beam_step_cuda(
     call.filter_keeps = filter_keeps;
   }
   const Step out = run(logits, scores, call);
-  return {out.scores, out.nodes, out.parents, out.codes};
+  return {out.scores, *out.nodes, out.parents, out.codes};
 }
 
 std::tuple<Tensor, Tensor, Tensor> beam_step_cuda(const Tensor& logits, const Tensor& scores,

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from sanitised import sanitised
 from shimmed_trie import CASES, KINDS, BeamStep, inlined, rounded
 
+from glass_kernels.trie import cuda
+
 pytestmark = [pytest.mark.slow, pytest.mark.static]
 
 
@@ -115,10 +117,11 @@ def test_shared_memory(trie_shim: BeamStep, kind: str, beams: int, codes: int, s
 
 
 def test_too_wide_a_beam_is_refused(trie_shim: BeamStep) -> None:
-    case = beam_case(1, 1, 2, trie_shim.widest())
+    assert trie_shim.widest() == cuda.WIDEST
+    case = beam_case(1, 1, 2, cuda.WIDEST)
     case.assert_found(*trie_shim(case))
     with pytest.raises(shimmed.LaunchError):
-        trie_shim(replace(case, beam_width=trie_shim.widest() + 1))
+        trie_shim(replace(case, beam_width=cuda.WIDEST + 1))
 
 
 def test_broken_values_stay_in_bounds(trie_shim: BeamStep) -> None:
