@@ -7,14 +7,42 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from beam_cases import BeamCase, beam_case
 from torch import Tensor
 
 from glass_kernels import SidTrie, beam_step, trie_beam_step, use_backend
-from glass_kernels.trie import cuda
+from glass_kernels.backend import runs_on
+from glass_kernels.trie import _TRIE_BEAM_STEP, cuda
 from glass_kernels.trie.reference import trie_beam_step_reference
+from glass_kernels.trie.triton_select import _choose
 
 STEP, FREE_STEP = torch.ops.glass.trie_beam_step_triton, torch.ops.glass.beam_step_triton
+
+
+@triton.jit
+def _choose_kernel(values, slots, width, N: tl.constexpr):
+    place = tl.arange(0, N)
+    slot, chosen, number = _choose(tl.load(values + place), width)
+    tl.store(slots + place, tl.where(chosen, slot, -1))
+    tl.store(slots + N, number)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("width", [1, 7, 13, 64])
+def test_threshold_keeps_just_the_first_of_equals(device, dtype, width) -> None:
+    for largest in (1, 5, 1000):
+        values = torch.randint(-largest, largest, (64,), device=device).to(dtype) / 3
+        values[::3] = -torch.inf
+        slots = torch.full((65,), -9, dtype=torch.int32, device=device)
+        _choose_kernel[(1,)](values, slots, width, N=64)
+        order = values.cpu().numpy().astype(np.float64) * -1
+        count = min(width, int((order < np.inf).sum()))
+        best = np.sort(np.argsort(order, kind="stable")[:count])
+        wanted = np.full(64, -1)
+        wanted[best] = np.arange(len(best))
+        assert slots.tolist() == [*wanted, len(best)]
 
 
 def tensors(case: BeamCase, device: torch.device, dtype: torch.dtype | None = None) -> tuple:
@@ -157,13 +185,16 @@ def test_decoding_equals_the_reference(device: torch.device) -> None:
             found += (nodes, *rest)
         return scores, *found
 
-    with use_backend("triton"):
-        ours = decode()
     with use_backend("reference"):
         wanted = decode()
-    torch.testing.assert_close(ours[0], wanted[0])
-    for mine, theirs in zip(ours[1:], wanted[1:], strict=True):
-        assert torch.equal(mine, theirs)
+    for name in _TRIE_BEAM_STEP:
+        if not runs_on(name, device):
+            continue
+        with use_backend(name):
+            ours = decode()
+        torch.testing.assert_close(ours[0], wanted[0])
+        for mine, theirs in zip(ours[1:], wanted[1:], strict=True):
+            assert torch.equal(mine, theirs), name
 
 
 def test_views_are_read_as_they_are(device: torch.device) -> None:
