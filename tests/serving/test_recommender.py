@@ -17,6 +17,7 @@ from glass.generation import generate
 from glass.serving import Recommender
 from glass.serving import recommender as serving
 from glass.serving.filters import Wanted
+from glass.serving.histories import Histories
 
 RNG = np.random.default_rng(4)
 HISTORIES = {f"u{u}": RNG.integers(0, NUM_ITEMS, n).tolist() for u, n in enumerate((3, 30, 12))}
@@ -298,3 +299,28 @@ def test_threads_see_states_that_existed(config: str) -> None:
         sys.setswitchinterval(interval)
     assert not problems
     assert shared.recommend(["a"], 4)[0] == shared.recommend(["b"], 4)[0]
+
+
+def test_a_reader_waits_for_an_event_that_is_half_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    recommender = toy_recommender()
+    recommender.observe("a", ["i1"] * 9, 1)
+    inside, go_on, taken = threading.Event(), threading.Event(), []
+    update = Histories._update_searched
+
+    def slowly(self: Histories, *rest: Any) -> None:
+        inside.set()
+        assert go_on.wait(60)
+        update(self, *rest)
+
+    monkeypatch.setattr(Histories, "_update_searched", slowly)
+    writer = threading.Thread(target=lambda: recommender.observe("a", ["i2"] * 9, 1))
+    reader = threading.Thread(target=lambda: taken.extend(recommender.snapshots(["a"])))
+    writer.start()
+    assert inside.wait(60)
+    reader.start()
+    reader.join(0.3)
+    assert reader.is_alive()
+    go_on.set()
+    for thread in (writer, reader):
+        thread.join(60)
+    assert taken[0].searched == taken[0].tiers[0].sum() == 18
