@@ -38,6 +38,14 @@ def test_equals_every_candidate(trie_shim: BeamStep, which: int, kind: str) -> N
     case.assert_found(*found, exact="ties" in arguments)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_minus_zero_is_zero(trie_shim: BeamStep, kind: str) -> None:
+    case = beam_case(1, 3, 4, 3, ends=True)
+    case.nodes[:] = 0  # a SID that has ended
+    case.scores[:] = [-1.0, -0.0, 0.0]
+    case.assert_found(*trie_shim(case, kind), exact=True)
+
+
 def test_scores_of_another_dtype(trie_shim: BeamStep) -> None:
     case = rounded(beam_case(2, 5, 20, 9), "bfloat16")
     case.assert_found(*trie_shim(case, "bfloat16", "float32"))

@@ -108,6 +108,13 @@ def test_ties(device: torch.device, trie: bool) -> None:
     assert_equals_candidates(case, device, exact=True)
 
 
+def test_minus_zero_is_zero(device: torch.device) -> None:
+    case = beam_case(1, 3, 4, 3, ends=True)
+    case.nodes[:] = 0  # a SID that has ended
+    case.scores[:] = [-1.0, -0.0, 0.0]
+    assert_equals_candidates(case, device, exact=True)
+
+
 @pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("ties", [True, False])
 @pytest.mark.parametrize(("beams", "codes", "tile"), [(12, 10, 32), (2, 100, 32)])
