@@ -171,6 +171,24 @@ def _listed(name: str, options: Options) -> list[str] | None:
     return [line.strip() for line in lines if line.strip()]
 
 
+def export(config: RunConfig, options: Options) -> None:
+    """Compiles a trained system and names the folder."""
+    from glass.export import export_model
+
+    system = options["system"]
+    run = _run(config)
+    folder = options["to"] or run.folder / f"{system}_exported"
+    print(
+        export_model(
+            run.folder / system,
+            folder,
+            max_batch=options["max_batch"],
+            max_beams=options["max_beams"],
+            device=options["device"],
+        )
+    )
+
+
 def _force(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="prepare anew even if up to date")
 
@@ -190,6 +208,14 @@ def _recommend(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _export(parser: ArgumentParser) -> None:
+    parser.add_argument("--system", type=str, default="glass", help="glass or tiger")
+    parser.add_argument("--to", type=str, default="", help="folder to write; SYSTEM_exported")
+    parser.add_argument("--max-batch", type=int, default=256, help="users a call, at most")
+    parser.add_argument("--max-beams", type=int, default=512, help="beams of a user, at most")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu; cuda was never tried")
+
+
 COMMANDS: Mapping[str, Command] = {
     "run": Command("prepare, train, evaluate and report: every step below", run),
     "data prepare": Command("read, filter and split the data", data_prepare, _force, "[--force]"),
@@ -205,6 +231,12 @@ COMMANDS: Mapping[str, Command] = {
         _recommend,
         "--users ID [ID ...] [--num-items N] [--system NAME] [--exclude-seen] "
         "[--allow FILE] [--exclude FILE] [--max-per-sid1 N] [--json]",
+    ),
+    "export": Command(
+        "compile a trained model, to serve it without its Python code",
+        export,
+        _export,
+        "[--system NAME] [--to FOLDER] [--max-batch N] [--max-beams N] [--device NAME]",
     ),
     "report": Command("write report.html of an evaluated run", report),
 }

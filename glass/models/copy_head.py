@@ -62,7 +62,7 @@ class Copied:
             return self.first[:, None], self.events[:, None]
         assert positions is not None
         codes, share = self.codes, self.share
-        if len(codes) == 0:
+        if codes.shape[0] == 0:
             codes, share = codes.new_zeros(1, codes.shape[1]), share.new_zeros(1)
         event = positions.long().clamp(min=0)
         found = codes[event]
@@ -157,7 +157,7 @@ class CopyHead(nn.Module):
             scaled = scaled.to(self.linear.weight.dtype)
             bend = (self.linear(scaled) + self.score(scaled)).squeeze(-1)
         score = (features[:, 0] + bend).masked_fill(~newest, NEVER)
-        user, size = history.users(), len(history.offsets) - 1
+        user, size = history.users(), history.offsets.shape[0] - 1
         top = score.new_zeros(size)
         top = top.scatter_reduce(0, user, score.detach(), "amax", include_self=False)
         weight = torch.exp(score - top[user])

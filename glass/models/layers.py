@@ -73,9 +73,10 @@ class SelfAttention(nn.Module):
         if past is not None:
             key = torch.cat((past[0], key), dim=2)
             value = torch.cat((past[1], value), dim=2)
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias.to(query.dtype), scale=1.0
-        )
+        bias = bias.to(query.dtype)
+        if torch.compiler.is_exporting():  # else the graph is not for a batch of 1
+            bias = bias.expand(query.shape[0], -1, -1, -1)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
         return self.proj.output(out.transpose(1, 2).flatten(2)), (key, value)
 
 

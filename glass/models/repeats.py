@@ -40,7 +40,7 @@ class SearchedHistory:
         """int64 [T] row of each event."""
         size, device = self.offsets.numel() - 1, self.items.device
         rows = torch.arange(size, device=device)
-        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=len(self.items))
+        return torch.repeat_interleave(rows, self.offsets.diff(), output_size=self.items.shape[0])
 
 
 def repeat_features(history: SearchedHistory, sids: Tensor, num_sids: int) -> tuple[Tensor, Tensor]:
@@ -58,7 +58,7 @@ def repeat_features(history: SearchedHistory, sids: Tensor, num_sids: int) -> tu
     Returns float32 [T, NUM_FEATURES] and bool [T]: which events are the newest of their SID and
     history. The rows of other events mean nothing.
     """
-    total, device = len(sids), sids.device
+    total, device = sids.shape[0], sids.device
     place = torch.arange(total, device=device)
     user = history.users()
     # A stable sort: the events of a SID, now side by side, stay in the order of time.

@@ -62,3 +62,28 @@ def test_training_step_is_captured_whole() -> None:
         results.append([loss.detach(), *(p.grad for p in model.parameters())])
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [COPYING, TIGER], ids=["copying", "tiger"])
+def test_encode_and_decode_are_one_graph_each(config: ModelConfig) -> None:
+    torch._dynamo.reset()
+    model = toy_model(config).eval()
+    batch = toy_batch(random_histories(3, (2, 25)), [[1]] * 3, config)
+    codes = torch.tensor([[[0], [1], [2], [4]]] * 3)
+
+    def one_graph(run: Callable[..., Any]) -> Callable[..., Any]:
+        return torch.compile(run, backend="eager", fullgraph=True, dynamic=True)
+
+    results = []
+    for compiled in (False, True):
+        encode, decode = model.encode, model.decode
+        if compiled:
+            encode, decode = one_graph(encode), one_graph(decode)
+        with torch.no_grad():
+            encoded = encode(batch)
+            first, past = decode(encoded, codes[:, :1, :0], None, None)
+            past = [tuple(part.repeat(4, 1, 1, 1) for part in pair) for pair in past]
+            step, _ = decode(encoded, codes, model.retrieve(encoded, codes[..., 0]), past)
+        results.append((first, step))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
