@@ -54,7 +54,7 @@ def test_modules_are_the_model(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["copying", "tiger"])
+@pytest.mark.parametrize("name", ["copying", pytest.param("tiger", marks=pytest.mark.static)])
 def test_programs_take_any_size(name: str) -> None:
     model = sharp_model(CONFIGS[name])
     graphs = list(export_graphs(model, Limits(max_batch=8, max_beams=64)))

@@ -19,7 +19,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "serve_exported.py"
 ONE_LAYER = dataclasses.replace(SMALL, num_encoder_layers=1, num_decoder_layers=1)
 CONFIGS = {
     "glass": ONE_LAYER,
-    "copying": dataclasses.replace(SMALL, copy_head=True, long_history="all"),
+    "copying": dataclasses.replace(ONE_LAYER, copy_head=True, long_history="all"),
     "tier first": dataclasses.replace(
         SMALL, tier_token_last=False, gate_input="state", empty_retrieval="gate"
     ),
