@@ -17,6 +17,9 @@ from safetensors.torch import load_file
 import glass.export.package as package
 from glass.export import EncoderForExport, Graph, Limits, StepForExport, export_model
 from glass.models import Glass
+from glass_kernels import library
+
+pytestmark = pytest.mark.skipif(not library.load("cpp")[0], reason="the C++ library is not built")
 
 CALLS = [(HISTORIES, 6), (HISTORIES[:1], 1), (HISTORIES[1:2], 3), (HISTORIES[1:3], 50)]
 SERVE = """
