@@ -109,7 +109,7 @@ def test_ties(device: torch.device, trie: bool) -> None:
 
 
 def test_minus_zero_is_zero(device: torch.device) -> None:
-    case = beam_case(1, 3, 4, 3, ends=True)
+    case = beam_case(1, 3, 4, 1, ends=True)
     case.nodes[:] = 0  # a SID that has ended
     case.scores[:] = [-1.0, -0.0, 0.0]
     assert_equals_candidates(case, device, exact=True)
