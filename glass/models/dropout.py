@@ -51,7 +51,7 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
-        return grad.masked_fill(mask, 0.0) * ctx.scale, None
+        return grad.masked_fill(mask, 0.0).mul_(ctx.scale), None
 
 
 class _ReluDropout(torch.autograd.Function):
@@ -68,7 +68,7 @@ class _ReluDropout(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (out,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grad, out, 0) * ctx.scale, None
+        return torch.ops.aten.threshold_backward(grad, out, 0).mul_(ctx.scale), None
 
 
 class Dropout(nn.Dropout):

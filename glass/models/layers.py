@@ -54,6 +54,20 @@ class RelativePositionBias(nn.Module):
         return F.embedding(index, self.weight).permute(2, 0, 1)[None]
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    """Attention of query [B, H, Q, D] to key and value [B, H, N, D] under a finite additive bias.
+
+    Where the bias is trained, torch has no fused form on a CPU: its three steps also look for rows
+    of -inf, which takes a fifth of the time. The same steps without that give the same bits.
+    """
+    plain = query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
+    if torch.compiler.is_compiling() or not (plain and bias.requires_grad):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+    scores = torch.matmul(query, key.transpose(2, 3))
+    scores += bias
+    return torch.matmul(F.softmax(scores, dim=-1), value)
+
+
 class SelfAttention(nn.Module):
     """Self-attention with an additive bias; keys and values of earlier positions may be given."""
 
@@ -76,7 +90,7 @@ class SelfAttention(nn.Module):
         bias = bias.to(query.dtype)
         if torch.compiler.is_exporting():  # else the graph is not for a batch of 1
             bias = bias.expand(query.shape[0], -1, -1, -1)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
+        out = _attend(query, key, value, bias)
         return self.proj.output(out.transpose(1, 2).flatten(2)), (key, value)
 
 
