@@ -32,10 +32,6 @@ def assign(
         [torch.from_numpy(np.ascontiguousarray(book)) for book in codebooks],
         normalize_residual=normalize_residual,
     ).numpy()
-    for level, book in enumerate(codebooks):
-        # A fast backend may break the tie of equal centroids by rounding; name the first of them.
-        _, first, group = np.unique(book, axis=0, return_index=True, return_inverse=True)
-        codes[:, level] = first[group.ravel()][codes[:, level]]
     return codes
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, check_tensor, checks_values
-from glass_kernels.residual_quantize import library
+from glass_kernels.residual_quantize import library, triton_ops
 from glass_kernels.residual_quantize.reference import residual_quantize_reference
 
 __all__ = ["residual_quantize"]
@@ -18,6 +18,9 @@ _Quantize = Callable[[Tensor, Sequence[Tensor], bool], Tensor]
 _QUANTIZE: dict[str, _Quantize] = {"reference": residual_quantize_reference}
 if library.AVAILABLE:
     _QUANTIZE["cpp"] = library.residual_quantize_cpp
+_WIDE = dict(_QUANTIZE)  # float64: no Triton
+if triton_ops.AVAILABLE:
+    _QUANTIZE["triton"] = triton_ops.residual_quantize_triton
 
 
 def residual_quantize(
@@ -56,7 +59,11 @@ def residual_quantize(
         check_tensor(name, codebook, shape=(None, x.shape[1]), dtypes=(x.dtype,), device=x.device)
         if codebook.shape[0] < 1:
             raise ValueError(f"{name} must have at least one centroid, was empty")
-    quantize = resolve("residual_quantize", x.device, backend, _QUANTIZE)
+    wide = x.dtype == torch.float64
+    quantize = resolve(
+        "residual_quantize of float64" if wide else "residual_quantize",
+        x.device, backend, _WIDE if wide else _QUANTIZE,
+    )  # fmt: skip
     if quantize is not library.residual_quantize_cpp:  # which finds out by itself
         _check_finite("x", x)
         for level, codebook in enumerate(levels):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from glass_kernels import residual_quantize
 from glass_kernels.residual_quantize.library import AVAILABLE
+from tests.helpers.residual_cases import near_cases
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="the C++ operators are not built")
 
@@ -40,38 +41,11 @@ def test_equals_reference(dim: int, dtype: torch.dtype) -> None:
             assert_equal(torch.randn(rows, dim).to(dtype), codebooks)
 
 
-def near_cases(dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
-    x, books, offset = torch.randn(70, 24), torch.randn(2, 270, 24), torch.randn(24)
-    outlier = books.clone()
-    outlier[:, 7] *= 1e10
-    cases = {
-        "whole numbers": (x.round(), books.round()),
-        "equal centroids": (x, books[:, :9].repeat(1, 30, 1)),
-        "all equal": (x, books[:, :1].expand(2, 270, 24)),
-        "zeros": (torch.zeros(70, 24), books),
-        "zero centroids": (x, torch.zeros(2, 270, 24)),
-        "half way": ((books[0, :70] + books[0, 70:140]) / 2, books),
-        "at a distance": (1e5 + x, 1e5 + books),
-        "vectors at a distance": (1e6 + x, books),
-        "centroids at a distance": (x, 1e6 + books),
-        "close centroids": (x, offset + 1e-6 * books),
-        "all close": (offset + 1e-6 * x, offset + 1e-6 * books),
-        "a centroid far off": (x, outlier),
-        "squares vanish": (1e-22 * x, 1e-22 * books),
-        "too small": (1e-40 * x, 1e-40 * books),
-        "squares overflow": (3e19 * x, books),
-        "squares nearly overflow": (1e18 * x, 1e18 * books),
-        "products overflow": (1e30 * x, 1e30 * books),
-        "nearly infinite": (5e37 * x, 5e37 * books),
-    }
-    return {name: (a.to(dtype), b.to(dtype)) for name, (a, b) in cases.items()}
-
-
 @pytest.mark.usefixtures("simd")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("case", near_cases(torch.float32))
+@pytest.mark.parametrize("case", near_cases(270, torch.float32))
 def test_near_and_extreme(case: str, dtype: torch.dtype) -> None:
-    assert_equal(*near_cases(dtype)[case])
+    assert_equal(*near_cases(270, dtype)[case])
 
 
 def test_ties_far_apart_take_the_lowest_code() -> None:
