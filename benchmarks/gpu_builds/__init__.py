@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.gpu_builds import gated_fusion, hard_search, hard_search_attention, sid_tier, trie
+from benchmarks.gpu_builds import (
+    gated_fusion,
+    hard_search,
+    hard_search_attention,
+    residual_quantize,
+    sid_tier,
+    trie,
+)
 from benchmarks.gpu_builds.build import Build
 
-OPS = (sid_tier, hard_search, hard_search_attention, gated_fusion, trie)
+OPS = (sid_tier, hard_search, hard_search_attention, gated_fusion, trie, residual_quantize)
 """In the order of docs/gpu_static.csv; each has `builds()`."""
 
 

@@ -28,6 +28,7 @@ SAMPLE = (
     "gated_fusion,bf16 BM=64 BN=64 BK=32 warps=4 stages=3,sm_100a",
     "beam_step candidates,W=50 C=256 filter BW=16 BC=256 warps=8 stages=3,sm_80",
     "beam_step rank,fp64 BI=64 BJ=64 warps=4 stages=3,sm_90a",
+    "residual_quantize,fp32 BM=64 BK=64 BD=16 warps=8 stages=2,sm_90a",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
 
