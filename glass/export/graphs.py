@@ -119,7 +119,10 @@ class StepForExport(nn.Module):
         hidden, present = model.decode(encoded, newest, retrieval, past)
         logits = model.level_logits(hidden[:, :, -1], self.level, encoded, retrieval, codes)
         beams = codes.shape[1]
-        return (logits.float(), *(part.unflatten(0, (users, beams)) for part in _flat(present)))
+        return (
+            logits.float(),
+            *(torch.unflatten(part, 0, (users, beams)) for part in _flat(present)),
+        )
 
     def _past(self, given: dict[str, Tensor]) -> KeysValues:
         """The parents' keys and values: [B*W, H, level, D]."""

@@ -117,7 +117,8 @@ def _export(
 
 def open_to_one_user() -> AbstractContextManager[None]:
     """Else what is compiled for two users may assume that there is never one alone."""
-    patched: AbstractContextManager[None] = symbolic_shapes.patch(backed_size_oblivious=True)
+    patched: AbstractContextManager[None]
+    patched = symbolic_shapes.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     return patched
 
 
