@@ -18,6 +18,7 @@ from benchmarks import (
     hard_search,
     hard_search_attention,
     hard_search_growth,
+    residual_quantize,
     serving,
     sid_tier,
     sid_tier_embeddings,
@@ -58,6 +59,7 @@ MODULES = (
     trie_step,
     trie_growth,
     trie_build,
+    residual_quantize,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)
