@@ -45,7 +45,11 @@ class Setup:
 
 
 QUICK = [Setup(20_000, compiled=False)]
-FULL = [Setup(100_000), Setup(100_000, dim=64, codes=1_024), Setup(1_000_000)]
+FULL = [
+    Setup(100_000),
+    Setup(100_000, dim=64, codes=1_024, compiled=False),
+    Setup(1_000_000, compiled=False),
+]
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def residual_quantize(
         normalize_residual: scale the residual to unit length before each level.
         backend: a name of `glass_kernels.BACKENDS`, or None for the best available.
 
-    Returns codes int32 [V, L]. Residuals and distances are float32, float64 for float64 input.
+    Returns codes int32 [V, L]. Residuals and distances are float32 (float64 for float64 input);
+    their squares are summed in float64 and rounded once, so that every backend gives equal codes.
 
     Raises:
         ValueError: a wrong shape, dtype or device, no level, an empty codebook, or values that are
