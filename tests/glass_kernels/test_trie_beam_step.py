@@ -479,5 +479,5 @@ class TestRefuses:
         arguments = (torch.zeros(1, 1, 4), torch.zeros(1, 1))
         with use_backend("cuda"), pytest.raises(RuntimeError, match=r"beam_step.*'cuda'"):
             beam_step(*arguments, 2)
-        with pytest.raises(RuntimeError, match=r"trie_beam_step.*'triton'"):
-            trie_beam_step(*arguments, torch.zeros(1, 1).int(), TRIE, 0, 2, backend="triton")
+        with pytest.raises(RuntimeError, match=r"trie_beam_step.*'cuda'"):
+            trie_beam_step(*arguments, torch.zeros(1, 1).int(), TRIE, 0, 2, backend="cuda")
