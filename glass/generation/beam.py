@@ -13,7 +13,7 @@ from glass.generation.filters import check_filter
 from glass.generation.protocol import Generative
 from glass_kernels import SidTrie, TrieFilter
 
-_PART = 16
+_PART = 32
 """Users searched together on a CPU: what they need then stays in its caches."""
 
 
