@@ -21,6 +21,12 @@ inline void check_cpu(const Tensor& tensor, const char* name, int64_t dims) {
   STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions");
 }
 
+inline void check_cuda(const Tensor& tensor, const char* name, int64_t dims, int32_t device) {
+  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == device, name,
+                  " must be on the CUDA device of the other tensors");
+  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions");
+}
+
 // Contiguous, without a call into torch where nothing is to be done: that takes a microsecond.
 inline Tensor packed(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);

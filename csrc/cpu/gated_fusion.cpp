@@ -10,7 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../common/checks.h"
+#include "../common/float_tensors.h"
 #include "gated_fusion_rows.h"
 
 namespace glass {
@@ -18,23 +18,6 @@ namespace {
 
 using torch::stable::new_empty;
 using Maybe = std::optional<Tensor>;
-
-// The float types by their tensors' dtype.
-template <typename F>
-auto with_float(ScalarType dtype, const F& run) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return run(float{});
-    case ScalarType::Double:
-      return run(double{});
-    case ScalarType::Half:
-      return run(Half{});
-    case ScalarType::BFloat16:
-      return run(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "short must be float32, bfloat16, float16 or float64");
-  }
-}
 
 // Row numbers, and their parts by thread.
 struct Rows {
@@ -170,7 +153,7 @@ std::tuple<Tensor, Tensor> gated_fusion(const Tensor& short_, const Tensor& retr
   const Tensor first = gate_input ? packed(*gate_input) : near;
   const Tensor matrix = packed(weight), shift = packed(bias);
   Tensor out = new_empty(near, shape.sizes), gate = new_empty(near, shape.sizes);
-  with_float(short_.scalar_type(), [&](auto zero) {
+  with_float(short_, "short", [&](auto zero) {
     using T = decltype(zero);
     using Number = typename Computed<T>::type;
     const int64_t width = shape.width;
@@ -235,7 +218,7 @@ Gradients gated_fusion_backward(const Maybe& grad_out, const Maybe& grad_gate, c
   Tensor grad_first = make(of_inputs && gate_input, shape.sizes);
   Tensor grad_weight = make(of_weights, {width, 2 * width});
   Tensor grad_bias = make(of_weights, {width});
-  with_float(short_.scalar_type(), [&](auto zero) {
+  with_float(short_, "short", [&](auto zero) {
     using T = decltype(zero);
     using Number = typename Computed<T>::type;
     const FusionKernel<T> kernel = fusion_kernel<T>(best_simd());

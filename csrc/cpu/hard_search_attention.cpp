@@ -10,7 +10,7 @@
 #include <optional>
 #include <tuple>
 
-#include "../common/checks.h"
+#include "../common/float_tensors.h"
 #include "../common/simd.h"
 #include "bag_worker.h"
 
@@ -215,29 +215,12 @@ void with_problem(const Inputs& in, const Tensor* grad, Tensor& out, double scal
   use(problem, cut_sets(retrieved, problem.positions, lanes.row));
 }
 
-// Calls `body` with a value of the tensors' element type.
-template <typename F>
-void for_dtype(const Tensor& tensor, const F& body) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return body(float{});
-    case ScalarType::Double:
-      return body(double{});
-    case ScalarType::Half:
-      return body(Half{});
-    case ScalarType::BFloat16:
-      return body(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "query must be float32, bfloat16, float16 or float64");
-  }
-}
-
 Tensor hard_search_attention(const Tensor& query, const Tensor& key_table,
                              const Tensor& value_table, const Tensor& tokens,
                              const Tensor& positions, const Tensor& lengths, double scale) {
   const Inputs in(query, key_table, value_table, tokens, positions, lengths);
   Tensor out = torch::stable::new_empty(in.query, in.query.sizes());
-  for_dtype(in.query, [&](auto element) {
+  with_float(in.query, "query", [&](auto element) {
     using T = decltype(element);
     with_problem<T>(in, nullptr, out, scale, [](const auto& problem, const auto& cuts) {
       Attention<T> attention(problem, cuts);
@@ -259,7 +242,7 @@ std::tuple<Tensor, Tensor, Tensor> hard_search_attention_backward(
   Tensor query_grad = torch::stable::new_empty(in.query, in.query.sizes());
   Tensor key_grad = torch::stable::new_empty(in.key_table, in.key_table.sizes());
   Tensor value_grad = torch::stable::new_empty(in.value_table, in.value_table.sizes());
-  for_dtype(in.query, [&](auto element) {
+  with_float(in.query, "query", [&](auto element) {
     using T = decltype(element);
     with_problem<T>(in, &given, query_grad, scale, [&](const auto& problem, const auto& cuts) {
       const Attention<T> attention(problem, cuts);

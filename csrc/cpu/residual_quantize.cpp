@@ -11,28 +11,11 @@
 #include <atomic>
 #include <vector>
 
-#include "../common/checks.h"
+#include "../common/float_tensors.h"
 #include "residual_rows.h"
 
 namespace glass {
 namespace {
-
-// The float types by their tensors' dtype.
-template <typename F>
-auto with_float(ScalarType dtype, const F& run) {
-  switch (dtype) {
-    case ScalarType::Float:
-      return run(float{});
-    case ScalarType::Double:
-      return run(double{});
-    case ScalarType::Half:
-      return run(Half{});
-    case ScalarType::BFloat16:
-      return run(BFloat16{});
-    default:
-      STD_TORCH_CHECK(false, "x must be float32, bfloat16, float16 or float64");
-  }
-}
 
 template <typename T>
 const T* data(const Tensor& tensor) {
@@ -113,7 +96,7 @@ Tensor residual_quantize(const Tensor& x, std::vector<Tensor> codebooks, bool no
   const int64_t rows = x.size(0), dim = x.size(1);
   Tensor codes =
       torch::stable::new_empty(values, {rows, static_cast<int64_t>(kept.size())}, ScalarType::Int);
-  with_float(x.scalar_type(), [&](auto zero) {
+  with_float(x, "x", [&](auto zero) {
     using T = decltype(zero);
     using Number = typename Computed<T>::type;
     const auto kernel = residual_kernel<Number>(best_simd());

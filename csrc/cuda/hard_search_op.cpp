@@ -17,12 +17,6 @@ namespace {
 
 using torch::stable::accelerator::DeviceGuard;
 
-void check_cuda(const Tensor& tensor, const char* name, int64_t dims, int32_t device) {
-  STD_TORCH_CHECK(tensor.is_cuda() && tensor.get_device_index() == device, name,
-                  " must be on the CUDA device of the other tensors");
-  STD_TORCH_CHECK(tensor.dim() == dims, name, " must have ", dims, " dimensions");
-}
-
 bool is_wide(const Tensor& tensor, const char* name) {
   const bool wide = tensor.scalar_type() == ScalarType::Long;
   STD_TORCH_CHECK(wide || tensor.scalar_type() == ScalarType::Int, name, " must be int32 or int64");
