@@ -31,6 +31,13 @@ STABLE_TORCH_LIBRARY(glass, m) {
       " Tensor weight, Tensor gate, Tensor? has_retrieval, Tensor? gate_input, bool of_inputs,"
       " bool of_weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "codebook_assign(Tensor query, Tensor codebook, Tensor? target, float temperature)"
+      " -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "codebook_assign_backward(Tensor? grad_assigned, Tensor? grad_loss, Tensor query,"
+      " Tensor codebook, Tensor? target, Tensor log_sum_exp, float temperature, bool of_query,"
+      " bool of_codebook) -> (Tensor, Tensor)");
+  m.def(
       "trie_beam_step(Tensor logits, Tensor scores, Tensor nodes, Tensor child_offsets,"
       " Tensor child_codes, int max_children, int beam_width, bool mask_before_softmax,"
       " Tensor? filter_offsets, Tensor? filter_nodes, bool filter_keeps)"
