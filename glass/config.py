@@ -183,6 +183,52 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class SequenceConfig:
+    """IntRR and its flattened baseline, on either backbone."""
+
+    d_model: int = 256
+    """Width of the backbone, of IntRR's codebooks and of the baseline's tokens."""
+    num_layers: int = 4
+    """Layers of the backbone."""
+    num_heads: int = 6
+    """Attention heads."""
+    head_dim: int = 64
+    """Width of a head."""
+    d_ff: int = 1024
+    """Width of the Transformer's feed-forward layers."""
+    dropout: float = 0.15
+    """Dropout rate."""
+    max_items: int = 20
+    """Newest items of a history that the backbone reads."""
+    hstu: Literal["canonical", "released"] = "canonical"
+    """HSTU as its paper has it (SiLU everywhere), or as IntRR's released code does (softplus scores
+    whose rows sum to 1)."""
+    time_bias: bool = True
+    """HSTU: bias by the time between two events, where the data have clock times."""
+    uid_dim: int = 512
+    """IntRR: width of an item's own embedding."""
+    content: bool = False
+    """IntRR: put the item's vector, which is not trained, beside its own embedding."""
+    hidden_dim: int | None = None
+    """IntRR: hidden width of f_l; empty: twice `d_model`."""
+    assignment: Literal["straight_through", "soft"] = "straight_through"
+    """IntRR: an item's token is made of the best code of each level with the gradient of the soft
+    one, or of the soft codes themselves."""
+    alignment: float = 0.1
+    """IntRR: lambda, the weight of the loss that ties the items' codes to their SIDs."""
+    temperature: float = 1.0
+    """IntRR: temperature of the soft codes."""
+    learn_temperature: bool = False
+    """IntRR: train the temperature, from `temperature` on."""
+    codebook_std: float | None = None
+    """IntRR: standard deviation of the codebooks at the start; empty: 1/sqrt(d_model). The paper's
+    code has 1.0, which makes huge logits."""
+    match_parameters: bool = True
+    """Widen the baseline's feed-forward layers (HSTU: its heads) until it has as many parameters as
+    IntRR, tables of items and codes left aside."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Optimisation of TIGER and GLASS."""
 
@@ -258,6 +304,8 @@ class RunConfig:
     """Semantic IDs."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """GLASS and, with its modules off, TIGER."""
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    """IntRR and the flattened baseline."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training."""
     eval: EvalConfig = field(default_factory=EvalConfig)
