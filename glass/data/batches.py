@@ -71,6 +71,16 @@ class Batch:
     kept: Kept | None = None
     """What need not be made from `long_items`, which may be empty where nothing is."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where the batch lies."""
+        return self.short_items.device
+
+    @property
+    def lengths(self) -> Tensor:
+        """Events of each short history: int64 [B]."""
+        return (self.short_items >= 0).sum(1)
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -113,6 +123,30 @@ def concatenated_ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     first = np.repeat(starts - (ends - lengths), lengths)
     index: IntArray = first + np.arange(int(ends[-1]) if len(ends) else 0)
     return index
+
+
+def padded_targets(
+    items: IntArray,
+    start: IntArray,
+    stop: IntArray,
+    max_targets: int | None,
+    rng: np.random.Generator | None,
+) -> Tensor:
+    """items[start : stop] of each (start, stop), padded by -1: int64 [P, S].
+
+    With `max_targets`, that many of longer ranges are drawn.
+    """
+    count = stop - start
+    column = np.arange(int(count.max(initial=0)))[None, :]
+    keep = column < count[:, None]
+    found = np.where(keep, items[np.where(keep, start[:, None] + column, 0)], -1)
+    if max_targets is not None and found.shape[1] > max_targets:
+        assert rng is not None
+        # The smallest of random keys are a uniform draw without replacement.
+        keys = np.where(keep, rng.random(found.shape), 2.0)
+        chosen = np.argsort(keys, axis=1)[:, :max_targets]
+        found = np.take_along_axis(found, chosen, axis=1)
+    return torch.from_numpy(found.astype(np.int64))
 
 
 class Collator:
@@ -167,7 +201,9 @@ class Collator:
             long_offsets=torch.from_numpy(offsets.astype(np.int64)),
             long_visits=torch.from_numpy(visits.astype(np.int64)),
             long_days=torch.from_numpy((seconds / SECONDS_A_DAY).astype(np.float32)),
-            targets=self._targets(end, self.samples.target_end[rows], max_targets, rng),
+            targets=padded_targets(
+                self.items, end, self.samples.target_end[rows], max_targets, rng
+            ),
             padded=bool((short < short.max(initial=0)).any()),
         )
 
@@ -176,25 +212,6 @@ class Collator:
         offset = column - column.size if self.pad_left else column - short[:, None]
         keep = offset >= -short[:, None] if self.pad_left else offset < 0
         items = np.where(keep, self.items[np.where(keep, end[:, None] + offset, 0)], -1)
-        return torch.from_numpy(items.astype(np.int64))
-
-    def _targets(
-        self,
-        end: IntArray,
-        target_end: IntArray,
-        max_targets: int | None,
-        rng: np.random.Generator | None,
-    ) -> Tensor:
-        count = target_end - end
-        column = np.arange(int(count.max(initial=0)))[None, :]
-        keep = column < count[:, None]
-        items = np.where(keep, self.items[np.where(keep, end[:, None] + column, 0)], -1)
-        if max_targets is not None and items.shape[1] > max_targets:
-            assert rng is not None
-            # The smallest of random keys are a uniform draw without replacement.
-            keys = np.where(keep, rng.random(items.shape), 2.0)
-            chosen = np.argsort(keys, axis=1)[:, :max_targets]
-            items = np.take_along_axis(items, chosen, axis=1)
         return torch.from_numpy(items.astype(np.int64))
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glass.data.batches import Batch
 from glass.generation.extend import Frontier, Rule
 from glass.generation.filters import check_filter
-from glass.generation.protocol import Generative
+from glass.generation.protocol import Generative, HistoriesT
 from glass_kernels import SidTrie, TrieFilter
 
 _PART = 32
@@ -38,8 +37,8 @@ class Beams:
 
 
 def generate(
-    model: Generative,
-    batch: Batch,
+    model: Generative[HistoriesT],
+    batch: HistoriesT,
     trie: SidTrie,
     *,
     beam_width: int,
@@ -78,12 +77,12 @@ def generate(
     _check(model, batch, trie, beam_width, constrained, filter, max_per_sid1)
     rule = Rule(trie, beam_width, constrained, mask_before_softmax, filter, max_per_sid1)
     with torch.inference_mode():
-        if batch.short_items.device.type != "cpu" or len(batch) <= _PART:
+        if batch.device.type != "cpu" or len(batch) <= _PART:
             found = [_search(model, batch, rule)]
             order = None
         else:
             # Histories of like length side by side have little padding.
-            order = (batch.short_items >= 0).sum(1).argsort(stable=True)
+            order = batch.lengths.argsort(stable=True)
             found = []
             for first in range(0, len(batch), _PART):
                 rows = order[first : first + _PART]
@@ -94,8 +93,8 @@ def generate(
 
 
 def _check(
-    model: Generative,
-    batch: Batch,
+    model: Generative[HistoriesT],
+    batch: HistoriesT,
     trie: SidTrie,
     beam_width: int,
     constrained: bool,
@@ -109,9 +108,9 @@ def _check(
             f"trie has codebook_sizes {tuple(trie.codebook_sizes)}, the model "
             f"{tuple(model.codebook_sizes)}; build the trie from the model's SID table"
         )
-    if trie.device != batch.short_items.device:
+    if trie.device != batch.device:
         raise ValueError(
-            f"trie must be on {batch.short_items.device} like the batch, was on {trie.device}; "
+            f"trie must be on {batch.device} like the batch, was on {trie.device}; "
             "move it once with trie.to(device)"
         )
     for name, value in (("beam_width", beam_width), ("max_per_sid1", max_per_sid1)):
@@ -124,9 +123,9 @@ def _check(
     check_filter(filter, trie, len(batch))
 
 
-def _search(model: Generative, batch: Batch, rule: Rule) -> Beams:
+def _search(model: Generative[HistoriesT], batch: HistoriesT, rule: Rule) -> Beams:
     """Beams of a batch that is decoded together."""
-    beams = Frontier.root(len(batch), batch.short_items.device)
+    beams = Frontier.root(len(batch), batch.device)
     steps = model.steps(batch)
     beams, parents = rule.extend(beams, steps.first())
     prefixes = [beams.codes]

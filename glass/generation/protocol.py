@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from glass.data.batches import Batch
+HistoriesT = TypeVar("HistoriesT", bound="Histories")
+
+
+class Histories(Protocol):
+    """A batch of B histories; `glass.data.batches.Batch` is one, and `SequenceBatch`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batch lies."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """What the model reads of each history, for searching like with like: int64 [B]."""
+
+    def part(self: HistoriesT, rows: Tensor) -> HistoriesT:
+        """The histories `rows` int64 [b]."""
+
+    def __len__(self) -> int: ...
+
+
+HistoriesT_contra = TypeVar("HistoriesT_contra", bound=Histories, contravariant=True)
 
 
 class Steps(Protocol):
@@ -28,7 +49,7 @@ class Steps(Protocol):
         """
 
 
-class Generative(Protocol):
+class Generative(Protocol[HistoriesT_contra]):
     """A model over semantic IDs. `glass.models.Glass` is one.
 
     No user's logits may depend on the other users of the batch.
@@ -40,5 +61,5 @@ class Generative(Protocol):
     def codebook_sizes(self) -> tuple[int, ...]:
         """Codes of each level."""
 
-    def steps(self, batch: Batch) -> Steps:
+    def steps(self, batch: HistoriesT_contra) -> Steps:
         """Reads the histories (the encoder's pass) and begins a decoding."""
