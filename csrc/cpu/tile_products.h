@@ -37,6 +37,24 @@ struct Factor {
   int64_t row, step;  // strides
 };
 
+// sum = a [Rows, depth] * b [depth, kColumns]; b has rows b_step, and of each its vectors `next`
+// apart
+template <typename S, int Rows>
+GLASS_INLINE void sum_tile(Factor<typename S::Number> a, const typename S::Number* b,
+                           int64_t b_step, int64_t next, int64_t depth,
+                           typename S::Lanes::type (&sum)[Rows][S::kVectors]) {
+  using Lanes = typename S::Lanes;
+  for (int64_t at = 0; at < depth; ++at) {
+    typename Lanes::type column[S::kVectors];
+    for (int v = 0; v < S::kVectors; ++v) Lanes::load(column[v], b + at * b_step + v * next);
+#pragma GCC unroll 16
+    for (int row = 0; row < Rows; ++row) {
+      const typename S::Number entry = a.data[row * a.row + at * a.step];
+      for (int v = 0; v < S::kVectors; ++v) sum[row][v] += column[v] * entry;
+    }
+  }
+}
+
 // sums [kRows, kColumns] += a [kRows, depth] * b [depth, kColumns], b with rows b_step apart
 template <typename S>
 GLASS_INLINE void add_tile(Factor<typename S::Number> a, const typename S::Number* b,
@@ -44,15 +62,7 @@ GLASS_INLINE void add_tile(Factor<typename S::Number> a, const typename S::Numbe
                            int64_t sums_step) {
   using Lanes = typename S::Lanes;
   typename Lanes::type sum[S::kRows][S::kVectors] = {};
-  for (int64_t at = 0; at < depth; ++at) {
-    typename Lanes::type column[S::kVectors];
-    for (int v = 0; v < S::kVectors; ++v) Lanes::load(column[v], b + at * b_step + v * S::kLanes);
-#pragma GCC unroll 16
-    for (int row = 0; row < S::kRows; ++row) {
-      const typename S::Number entry = a.data[row * a.row + at * a.step];
-      for (int v = 0; v < S::kVectors; ++v) sum[row][v] += column[v] * entry;
-    }
-  }
+  sum_tile<S, S::kRows>(a, b, b_step, S::kLanes, depth, sum);
 #pragma GCC unroll 16
   for (int row = 0; row < S::kRows; ++row) {
     for (int v = 0; v < S::kVectors; ++v) {  // added only now: a long sum in parts is more exact
