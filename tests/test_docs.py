@@ -186,6 +186,9 @@ def test_modules_page_runs() -> None:
     grads = {name: p.grad for name, p in layer.named_parameters()}  # type: ignore[attr-defined]
     assert all((grad != 0).any() for grad in grads.values()), grads.keys()
     assert scope["embeddings"].grad is None  # type: ignore[attr-defined]
+    assert tuple(scope["second"].shape) == (2, 5, 16)  # type: ignore[attr-defined]
+    trained = [*scope["network"].parameters(), *scope["uids"].parameters()]  # type: ignore[attr-defined]
+    assert all((p.grad != 0).any() for p in trained)
 
 
 def test_generation_page_runs() -> None:

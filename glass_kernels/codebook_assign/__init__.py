@@ -55,7 +55,7 @@ def codebook_assign(
     )  # fmt: skip
     if codebook.shape[0] < 1:
         raise ValueError("codebook must have at least one code, was empty")
-    if not (math.isfinite(temperature) and temperature > 0):
+    if not 0 < temperature < math.inf:  # math.isfinite would break a graph
         raise ValueError(f"temperature must be positive and finite, was {temperature}")
     if target is not None:
         check_tensor(
