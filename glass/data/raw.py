@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ class RowReport:
     """Malformed rows of the files of one role.
 
     Row numbers are those an editor shows for text files (the header is 1; quoted values that span
-    lines count as one row) and start at 1 for Parquet.
+    lines count as one row) and start at 1 for Parquet. A file without rows names its places.
     """
 
     role: str
@@ -43,9 +43,15 @@ class RowReport:
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[tuple[int, int, str, str]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    places: dict[int, Callable[[int], str]] = field(default_factory=dict)
 
-    def start(self, file: str) -> None:
-        """Open the account of `file`; rows reported next belong to it."""
+    def start(self, file: str, place: Callable[[int], str] | None = None) -> None:
+        """Open the account of `file`; rows reported next belong to it.
+
+        `place` names a row from its number, such as "user 7, event 3" in JSON; None: the number.
+        """
+        if place is not None:
+            self.places[len(self.files)] = place
         self.files.append(file)
 
     def add(self, reason: str, rows: Iterable[int], count: int) -> None:
@@ -68,9 +74,12 @@ class RowReport:
         return self.malformed / self.rows if self.rows else 0.0
 
     def first(self) -> list[dict[str, Any]]:
-        """The first malformed rows: file, row and reason."""
-        ordered = sorted(self.examples)[:NUM_EXAMPLES]
-        return [{"file": file, "row": row, "reason": reason} for _, row, file, reason in ordered]
+        """The first malformed rows: file, row (its number, or its place as text) and reason."""
+        found = []
+        for number, row, file, reason in sorted(self.examples)[:NUM_EXAMPLES]:
+            name = self.places.get(number)
+            found.append({"file": file, "row": name(row) if name else row, "reason": reason})
+        return found
 
     def summary(self) -> str:
         """One text with counts and the first places."""

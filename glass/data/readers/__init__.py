@@ -6,7 +6,7 @@ from typing import Protocol
 
 from glass.config import DataConfig
 from glass.data.raw import RawData, Source
-from glass.data.readers import complete_journey, movielens, recbole, table
+from glass.data.readers import complete_journey, inter_json, movielens, recbole, table
 
 
 class Reader(Protocol):
@@ -29,5 +29,6 @@ READERS: dict[str, Reader] = {
     "movielens_1m": movielens,
     "movielens_100k": movielens,
     "recbole": recbole,
+    "inter_json": inter_json,
     "table": table,
 }

@@ -1,0 +1,190 @@
+"""Item sequences as JSON, the format of LC-Rec, LETTER and MiniOneRec.
+
+`<Name>.inter.json` has {user: [item, ..]}, oldest first and without times: the number of an event
+in the file is its time. Beside it may lie `<Name>.item.json`, {item: {"title": .., ..}}, and
+`<Name>.index.json`, {item: ["<a_1>", "<b_2>", ..]}. All items of both files are of the catalogue;
+the codes of the second are for `sid.codes_path`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from glass.config import DataConfig
+from glass.data.cleaning import clean_rows
+from glass.data.json_file import id_text, read_pairs
+from glass.data.raw import (
+    ITEM_SCHEMA,
+    RawData,
+    RowReport,
+    Source,
+    existing_file,
+    require_columns,
+)
+from glass.data.readers.columns import make_items
+
+SUFFIX = ".inter.json"
+TITLE_FIELD = "title"
+TEXT_FIELDS = ("title", "brand", "categories", "category", "description")
+"""Fields of the item file that make its text where `data.text_columns` names none."""
+_SETTING = "data.path"
+Pairs = Sequence[tuple[str, Any]]
+
+
+def find(config: DataConfig) -> list[Source]:
+    """The `.inter.json` file `config.path`, or the only one in that folder, and its companions."""
+    if not config.path:
+        raise ValueError(
+            f"data.path is empty: format 'inter_json' needs a {SUFFIX} file or its folder"
+        )
+    if config.min_rating is not None:
+        raise ValueError("data.min_rating is set, but inter_json has no ratings; remove it")
+    if config.split == "time":
+        raise ValueError("data.split is 'time', but inter_json has no times; use 'last_n'")
+    path = Path(config.path)
+    if path.is_dir():
+        found = sorted(path.glob(f"*{SUFFIX}"))
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            raise ValueError(f"data.path: {path} has to hold one {SUFFIX} file, it holds {names}")
+        path = found[0]
+    elif not path.name.endswith(SUFFIX):
+        raise ValueError(f"data.path: {path.name} has to end in {SUFFIX}")
+    sources = [Source("interactions", existing_file(path, _SETTING), path.name)]
+    for role, suffix in (("items", ".item.json"), ("index", ".index.json")):
+        companion = path.with_name(path.name.removesuffix(SUFFIX) + suffix)
+        if companion.exists():
+            sources.append(Source(role, existing_file(companion, _SETTING), companion.name))
+    if not any(source.role == "items" for source in sources) and (
+        config.title_column or config.text_columns
+    ):
+        raise ValueError(
+            "data.title_column and data.text_columns are fields of the .item.json file, but "
+            f"{path.parent} has none beside {path.name}"
+        )
+    return sources
+
+
+def read(config: DataConfig, sources: list[Source]) -> RawData:
+    """Read sequences and, where there are such files, titles, texts and the list of items."""
+    reports = (RowReport("interactions"), RowReport("items"))
+    dropped: dict[str, int] = {}
+    events = _events(sources[0], reports[0], dropped)
+    items = pl.DataFrame(schema=ITEM_SCHEMA)
+    for source in sources[1:]:
+        if source.role == "items":
+            items = _items(source, config, reports[1], dropped)
+        else:
+            listed = dict.fromkeys(item for item, _ in read_pairs(source.path, _SETTING))
+            names = pl.DataFrame({"raw_item_id": list(listed)}, schema={"raw_item_id": pl.String})
+            unknown = names.join(items, on="raw_item_id", how="anti", maintain_order="left")
+            empty = unknown.with_columns(title=pl.lit(""), text=pl.lit(""))
+            items = pl.concat([items, empty])
+    return RawData(events, items, reports, dropped, "ordinal")
+
+
+def _events(source: Source, report: RowReport, dropped: dict[str, int]) -> pl.DataFrame:
+    """One row an entry of a list, numbered through the file from 1; what is no list is one row."""
+    pairs = read_pairs(source.path, _SETTING)
+    sequences = [value if isinstance(value, list) else [None] for _, value in pairs]
+    dropped["users_without_events"] = sum(not sequence for sequence in sequences)
+    ends = list(accumulate(map(len, sequences)))
+
+    def place(row: int) -> str:
+        user = bisect_left(ends, row)
+        return f"user {pairs[user][0]}, event {row - ends[user] + len(sequences[user])}"
+
+    report.start(source.label, place)
+    items = list(chain.from_iterable(sequences))
+    report.rows += len(items)
+    texts = [id_text(item) for item in items]
+    reasons = _bad_users(pairs, sequences)
+    for row, (item, text) in enumerate(zip(items, texts, strict=True), 1):
+        if text is None and item is not None:
+            reasons.setdefault(row, "unreadable item")
+    _report(report, reasons)
+    users = chain.from_iterable(
+        [user] * len(s) for (user, _), s in zip(pairs, sequences, strict=True)
+    )
+    schema = {"user": pl.String, "item": pl.String}
+    frame = pl.DataFrame({"user": list(users), "item": texts}, schema=schema)
+    frame = frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    frame = frame.filter(~pl.col("row").is_in(list(reasons)))
+    clean = clean_rows(frame, report, ("user", "item"))
+    return clean.select(time="row", row="row", raw_user_id="user", raw_item_id="item")
+
+
+def _bad_users(pairs: Pairs, sequences: Sequence[list[Any]]) -> dict[int, str]:
+    """{row: reason} of users that have no list, or were in the file before."""
+    reasons: dict[int, str] = {}
+    known: set[str] = set()
+    row = 1
+    for (user, value), sequence in zip(pairs, sequences, strict=True):
+        if user in known or not isinstance(value, list):
+            reason = "repeated user" if user in known else "no list of items"
+            reasons |= dict.fromkeys(range(row, row + len(sequence)), reason)
+        known.add(user)
+        row += len(sequence)
+    return reasons
+
+
+def _report(report: RowReport, reasons: Mapping[int, str]) -> None:
+    rows: dict[str, list[int]] = {}
+    for row, reason in sorted(reasons.items()):
+        rows.setdefault(reason, []).append(row)
+    for reason, bad in rows.items():
+        report.add(reason, bad, len(bad))
+
+
+def _items(
+    source: Source, config: DataConfig, report: RowReport, dropped: dict[str, int]
+) -> pl.DataFrame:
+    """Titles and texts of the item file; an item that is no object of texts is malformed."""
+    pairs = read_pairs(source.path, _SETTING)
+    report.start(source.label, lambda row: f"item {pairs[row - 1][0]}")
+    report.rows += len(pairs)
+    entries = [entry if isinstance(entry, dict) else {} for _, entry in pairs]
+    title, texts = _fields(source, config, {name for entry in entries for name in entry})
+    fields = list(dict.fromkeys([title, *texts]))
+    reasons: dict[int, str] = {}
+    columns: dict[str, list[Any]] = {f"field {name}": [] for name in fields}
+    for row, (entry, (_, given)) in enumerate(zip(entries, pairs, strict=True), 1):
+        if given is not entry:
+            reasons[row] = "no object"
+        for name in fields:
+            text = _text(entry.get(name))
+            if text is None:
+                reasons.setdefault(row, f"unreadable {name}")
+            columns[f"field {name}"].append(text)
+    _report(report, reasons)
+    table = pl.DataFrame({"item": [item for item, _ in pairs], **columns}).cast(pl.String)
+    table = table.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
+    table = table.filter(~pl.col("row").is_in(list(reasons)))
+    chosen = ("item", f"field {title}", [f"field {name}" for name in texts])
+    return make_items(table, chosen, report, dropped)
+
+
+def _fields(source: Source, config: DataConfig, known: set[str]) -> tuple[str, list[str]]:
+    """The field of the title and those of the text."""
+    wanted = [("data.text_columns", name) for name in config.text_columns]
+    if config.title_column:
+        wanted.append(("data.title_column", config.title_column))
+    require_columns(str(source.path), sorted(known), wanted)
+    texts = list(config.text_columns) or [name for name in TEXT_FIELDS if name in known]
+    return config.title_column or TITLE_FIELD, texts
+
+
+def _text(value: Any) -> str | None:
+    """A field as text, lists (also nested ones) joined; None for an object, which has none."""
+    if isinstance(value, list):
+        parts = [_text(part) for part in value]
+        return None if None in parts else ", ".join(part for part in parts if part)
+    if isinstance(value, dict):
+        return None
+    return "" if value is None else id_text(value) or str(value)
