@@ -231,7 +231,7 @@ class SequenceConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Optimisation of TIGER and GLASS."""
+    """Optimisation of every trained system."""
 
     batch_size: int = 2048
     """Target groups (histories) a step."""
@@ -249,8 +249,11 @@ class TrainConfig:
     """Passes over the training groups; fractions are allowed."""
     eval_every: float = 1.0
     """Epochs between validations."""
+    metric: str = "ndcg@20"
+    """Validation metric that chooses the weights and stops the training: ndcg@K, hit@K or recall@K
+    (the same as hit@K here), with a K of `eval.ks`."""
     patience: int = 100
-    """Validations without a better NDCG@20 before training stops."""
+    """Validations without a better `metric` before training stops."""
     num_valid_groups: int = 2000
     """Validation groups scored at each validation, drawn once; 0: all."""
     grad_clip: float = 1.0

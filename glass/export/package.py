@@ -88,7 +88,12 @@ def _loaded(model: Glass | Path | str, device: str) -> tuple[Glass, SidTrie]:
     else:
         from glass.pipeline.neural import load_system  # which knows this package
 
-        model, _, trie = load_system(model)
+        found, _, trie = load_system(model)
+        if not isinstance(found, Glass):
+            raise ValueError(
+                f"{model} holds a {type(found).__name__}; glass and tiger alone can be exported"
+            )
+        model = found
     return model.to(device), trie.to(device)
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from glass.config import EvalConfig, ModelConfig, RunConfig, TrainConfig
 from glass.data.prepare import check_config as check_data_config
+from glass.systems import TRAINED
+from glass.training.metric import cut_off
 
 BASELINES = ("popularity", "own_frequency", "recent_frequency", "item_knn")
-NEURAL = ("tiger", "glass")
-SYSTEMS = (*BASELINES, *NEURAL)
+SYSTEMS = (*BASELINES, *TRAINED)
 
 
 def _require(good: bool, field: str, value: object, wanted: str) -> None:
@@ -29,7 +30,7 @@ def check_config(config: RunConfig) -> None:
     check_data_config(config.data)
     _check_model(config.model)
     _check_train(config.train)
-    _check_eval(config.eval)
+    _check_eval(config.eval, config.train.metric)
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -69,14 +70,16 @@ def _check_train(train: TrainConfig) -> None:
         _require(getattr(train, field) >= 0, f"train.{field}", getattr(train, field), "at least 0")
 
 
-def _check_eval(evaluation: EvalConfig) -> None:
+def _check_eval(evaluation: EvalConfig, metric: str) -> None:
     _require(
         bool(evaluation.ks) and min(evaluation.ks) >= 1,
         "eval.ks",
         evaluation.ks,
         "cut-offs of at least 1",
     )
-    _require(20 in evaluation.ks, "eval.ks", evaluation.ks, "with 20, which early stopping needs")
+    k = cut_off(metric)
+    wanted = f"with {k}, which early stopping needs (train.metric is {metric})"
+    _require(k in evaluation.ks, "eval.ks", evaluation.ks, wanted)
     _require(
         evaluation.beam_width >= max(evaluation.ks),
         "eval.beam_width",

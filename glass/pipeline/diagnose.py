@@ -10,10 +10,8 @@ import torch
 
 from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
-from glass.models import Glass
-from glass.models.decoder import DecoderLayer
-from glass.pipeline.neural import make_collator
 from glass.serving.folder import device
+from glass.systems import TRAINED, Model
 
 LENGTH_EDGES = (0, 1, 2, 3, 5, 8, 12, 17, 23, 30, 45, 70, 100, 150, 250)
 
@@ -30,10 +28,12 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def diagnose(model: Glass, dataset: Dataset, samples: Samples, batch_size: int) -> Diagnosis:
-    """Runs all targets of `samples` through the model once."""
-    collate = make_collator(dataset, samples, model.config)
-    layers = [layer for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
+def diagnose(
+    system: str, model: Model, dataset: Dataset, samples: Samples, batch_size: int
+) -> Diagnosis:
+    """Runs all targets of `samples` through the model of `system` once."""
+    collate = TRAINED[system].collator(model.config, dataset, samples)
+    layers = TRAINED[system].gate_layers(model)
     correct, lengths, gates = [], [], []
     for layer in layers:
         layer.keep_gate = True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glass.report import ExampleUser, ShownBucket, ShownItem
+from glass.systems import TRAINED
 
 if TYPE_CHECKING:
     from glass.pipeline.run import Run
@@ -20,7 +21,9 @@ def example_users(run: Run, count: int, *, seed: int = 0) -> list[ExampleUser]:
     """`count` test users drawn among those with a long history, one sample each."""
     samples = run.samples
     lengths = samples.history_end - samples.history_start
-    long = np.flatnonzero(lengths > run.config.model.short_length)
+    systems = run.neural_systems or TRAINED
+    read = min(TRAINED[system].history_length(run.config) for system in systems)
+    long = np.flatnonzero(lengths > read)
     pool = long if len(long) >= count else np.arange(len(samples))
     rng = np.random.default_rng(seed)
     chosen: dict[int, int] = {}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from glass.config import ModelConfig, RunConfig
+from glass.config import RunConfig
 from glass.data import Dataset
 from glass.evaluation.results import FORMAT_VERSION
-from glass.pipeline.check import NEURAL
 from glass.sid import SidTable
+from glass.systems import TRAINED
 from glass.training.checkpoint import fingerprint
+from glass.training.loop import decisive
 
 KEY = "fingerprint"
 TRAINING_VERSION = 3
@@ -23,33 +23,20 @@ trainings are then made anew. Leave it when a result is the same, only sooner.""
 EVALUATION_VERSION = 1
 """Raise when the same models come to give other metrics or predictions: a change of the beam
 search, a ranking, a baseline, a metric or the bootstrap. What is trained stays."""
-_FOR_PEOPLE = ("log_every", "checkpoint_every", "tensorboard")
-"""Training settings that leave the weights as they are."""
-_FOR_MEMORY = ("tier_table_limit",)
-"""The same of model settings."""
-
-
-def system_config(system: str, model: ModelConfig) -> ModelConfig:
-    """GLASS as configured; TIGER is the same trunk without its two modules."""
-    if system == "tiger":
-        return replace(model, use_sid_tier=False, use_hard_search=False)
-    return model
 
 
 def training_key(system: str, config: RunConfig, dataset: Dataset, table: SidTable) -> str:
     """Hash of all that decides the weights of `system`: settings, events, codes and vectors."""
-    train = {name: v for name, v in asdict(config.train).items() if name not in _FOR_PEOPLE}
     # Validation chooses the weights that are kept.
     chosen = {name: getattr(config.eval, name) for name in ("beam_width", "constrained", "ks")}
-    model = asdict(system_config(system, config.model))
-    model = {name: value for name, value in model.items() if name not in _FOR_MEMORY}
-    given = (system, model, train, chosen, _inputs(dataset, table))
+    model = TRAINED[system].decisive(config)
+    given = (system, model, decisive(config.train), chosen, _inputs(dataset, table))
     return fingerprint({"training_version": TRAINING_VERSION}, *given)
 
 
 def evaluation_key(config: RunConfig, dataset: Dataset, table: SidTable) -> str:
     """Hash of all that decides `metrics.json` and the predictions."""
-    trained = [training_key(s, config, dataset, table) for s in config.systems if s in NEURAL]
+    trained = [training_key(s, config, dataset, table) for s in config.systems if s in TRAINED]
     given = (list(config.systems), config.eval, trained, _inputs(dataset, table))
     versions = {"evaluation_version": EVALUATION_VERSION, "format_version": FORMAT_VERSION}
     return fingerprint(versions, *given)

@@ -1,10 +1,11 @@
-"""Trains TIGER and GLASS, keeps them on disk, and ranks the test split with them."""
+"""Trains systems, keeps them on disk, and ranks the test split with them."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +13,20 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from glass.config import ModelConfig, RunConfig
+from glass.config import RunConfig
 from glass.data import Dataset, Samples
-from glass.data.batches import Collator, sequential_batches
+from glass.data.batches import sequential_batches
 from glass.evaluation import SidCatalogue, write_json_atomic
 from glass.generation import generate
 from glass.memory import keep_freed_memory
-from glass.models import Glass
-from glass.pipeline.keys import KEY, stored_key, system_config, training_key
+from glass.pipeline.keys import KEY, stored_key, training_key
 from glass.serving.folder import TRAINED, device, load_system, save_system, trained_on
 from glass.serving.items import NAME, ItemTable
 from glass.sid import SidTable
+from glass.systems import TRAINED as SYSTEMS
+from glass.systems import Model
 from glass.training import Validator, train
+from glass.training.metric import score_name
 from glass_kernels import SidTrie
 
 __all__ = ["load_system", "save_system", "trained_on"]
@@ -41,17 +44,6 @@ class Decoded:
     """[S, W]"""
     prefixes: list[NDArray[np.int64]]
     """After level d: [S, W, d]."""
-
-
-def make_collator(dataset: Dataset, samples: Samples, model: ModelConfig) -> Collator:
-    """Collator with the history lengths of `model`."""
-    return Collator(
-        dataset,
-        samples,
-        short_length=model.short_length,
-        long_history=model.long_history,
-        pad_left=model.tier_token_last,
-    )
 
 
 def is_trained(
@@ -78,17 +70,17 @@ def train_system(
     if stored_key(folder / system / TRAINED) == key:
         return
     _start_anew_unless(folder / "training" / system, key)
-    model_config = system_config(system, config.model)
+    chosen = SYSTEMS[system]
+    settings = chosen.settings(config)
     if device().type == "cpu":
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
-    model = Glass.from_data(model_config, table, dataset).to(device())
+    model = chosen.make(config, table, dataset).to(device())
     trie = make_trie(table)
-    samples = dataset.samples("train")
     validator = Validator(
         dataset,
         "valid",
-        model_config,
+        partial(chosen.collator, settings),
         config.eval,
         num_groups=config.train.num_valid_groups,
         catalogue=SidCatalogue(table.codes),
@@ -96,8 +88,7 @@ def train_system(
     )
     result = train(
         model,
-        samples,
-        make_collator(dataset, samples, model_config),
+        chosen.training_rows(settings, dataset),
         validator,
         config.train,
         folder / "training" / system,
@@ -108,10 +99,12 @@ def train_system(
     )
     trained = {
         KEY: key,
+        "system": system,
         "data": dataset.manifest.get("fingerprint"),
         "steps": result.steps,
         "best_step": result.best_step,
         "best": result.best,
+        "metric": score_name(config.train.metric),
     }
     save_system(model, table, trie, folder / system, trained, ItemTable.of(dataset, config))
 
@@ -139,20 +132,20 @@ def make_trie(table: SidTable) -> SidTrie:
 
 
 def decode_samples(
-    model: Glass,
+    system: str,
+    model: Model,
     trie: SidTrie,
     dataset: Dataset,
     samples: Samples,
     config: RunConfig,
     *,
-    name: str,
     progress: bool = True,
 ) -> Decoded:
-    """Beam search for every sample."""
-    collate = make_collator(dataset, samples, model.config)
+    """Beam search of `system` for every sample."""
+    collate = SYSTEMS[system].collator(model.config, dataset, samples)
     batches = list(sequential_batches(len(samples), config.eval.batch_size))
     codes, scores, prefixes = [], [], []
-    for rows in tqdm(batches, desc=f"decode {name}", unit="batch", disable=not progress):
+    for rows in tqdm(batches, desc=f"decode {system}", unit="batch", disable=not progress):
         beams = generate(
             model,
             collate(rows).to(device()),

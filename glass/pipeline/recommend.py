@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from glass.data import Dataset
-from glass.pipeline.check import NEURAL
 from glass.serving import Recommendation, Recommender
 from glass.serving.folder import load_system, trained_on
 from glass.serving.items import ItemTable
+from glass.systems import trained_system
 
 if TYPE_CHECKING:
     from glass.pipeline.run import Run
@@ -34,7 +34,7 @@ def recommend(
         run: a trained run.
         users: raw user ids.
         num_items: items a user, at most.
-        system: "glass" or "tiger".
+        system: a trained one of the run.
         exclude_seen: leave out items of the history.
         allowed: raw item ids that alone may come.
         exclude: raw item ids that must not come.
@@ -43,8 +43,7 @@ def recommend(
     Raises:
         ValueError: an unknown user, item or system, or a run that is not trained.
     """
-    if system not in NEURAL:
-        raise ValueError(f"system is {system!r}; it must be one of {', '.join(NEURAL)}")
+    trained_system(system)
     if num_items < 1:
         raise ValueError(f"num_items is {num_items}; it must be at least 1")
     rows = _user_rows(run.dataset, users)

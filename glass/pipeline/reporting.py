@@ -15,6 +15,7 @@ import torch
 from glass.pipeline.examples import example_users
 from glass.pipeline.neural import load_system
 from glass.report import ReportInput, print_summary, sid_health_facts, write_report
+from glass.systems import TRAINED
 from glass.training.log import read_rows
 
 if TYPE_CHECKING:
@@ -68,14 +69,13 @@ def print_run_summary(run: Run, gathered: ReportInput, report: Path) -> None:
 
 
 def _tiers(run: Run) -> tuple[list[float], list[float]]:
-    """Tier occupancy, weighted by training events, and the edges of the trained GLASS."""
-    if "glass" not in run.config.systems:
-        return [], []
-    model, _, _ = load_system(run.folder / "glass")
-    if model.tier is None:
-        return [], []
-    weights = torch.from_numpy(run.dataset.train_counts).float().to(model.token_table.device)
-    return model.tier.occupancy(weights).tolist(), model.tier.edges.tolist()
+    """Tier occupancy, weighted by training events, and edges of a trained SID-Tier."""
+    for system in reversed(run.neural_systems):
+        model, _, _ = load_system(run.folder / system)
+        if (tier := TRAINED[system].tiers(model)) is not None:
+            weights = torch.from_numpy(run.dataset.train_counts).float().to(tier.edges.device)
+            return tier.occupancy(weights).tolist(), tier.edges.tolist()
+    return [], []
 
 
 def environment() -> dict[str, Any]:

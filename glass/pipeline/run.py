@@ -37,7 +37,7 @@ from glass.evaluation import (
     write_json_atomic,
     write_predictions,
 )
-from glass.pipeline.check import NEURAL, check_config
+from glass.pipeline.check import check_config
 from glass.pipeline.clock import StepClock
 from glass.pipeline.diagnose import diagnose
 from glass.pipeline.keys import KEY, evaluation_key, stored_key
@@ -53,6 +53,7 @@ from glass.sid import SidHealth, SidTable, load_built
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
 from glass.sid.files import replaced_file
+from glass.systems import TRAINED
 
 if TYPE_CHECKING:
     from glass.report import ReportInput
@@ -101,7 +102,7 @@ class Run:
     def start(self) -> None:
         """Creates the folder, writes `config.yaml`, and points `latest` to it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("sid", *NEURAL):
+        for name in ("sid", *TRAINED):
             remove_stale(self.folder / name)  # of processes that were killed
         with replaced_file(self.folder / "config.yaml") as temporary:
             temporary.write_text(self.config_yaml())
@@ -186,7 +187,7 @@ class Run:
     @property
     def neural_systems(self) -> list[str]:
         """Systems that are trained."""
-        return [system for system in self.config.systems if system in NEURAL]
+        return [system for system in self.config.systems if system in TRAINED]
 
     def train(self, systems: Sequence[str] = ()) -> None:
         """Trains the neural systems of the run, or those named; what is finished is skipped.
@@ -241,7 +242,7 @@ class Run:
         gates: dict[str, dict[str, list[float]]] = {}
         for system in config.systems:
             with self.clock.step(f"evaluate {system}"):
-                if system in NEURAL:
+                if system in TRAINED:
                     metrics[system], generation[system], gates[system] = self._evaluate_neural(
                         system
                     )
@@ -277,17 +278,10 @@ class Run:
         self, system: str
     ) -> tuple[RankMetrics, dict[str, float], dict[str, list[float]]]:
         model, _, trie = load_system(self.folder / system)
-        decoded = decode_samples(
-            model,
-            trie,
-            self.dataset,
-            self.samples,
-            self.config,
-            name=system,
-            progress=self.progress,
-        )
+        given = (self.dataset, self.samples)
+        decoded = decode_samples(system, model, trie, *given, self.config, progress=self.progress)
         ranked = self.catalogue.lookup(decoded.codes)
-        diagnosis = diagnose(model, self.dataset, self.samples, self.config.eval.batch_size)
+        diagnosis = diagnose(system, model, *given, self.config.eval.batch_size)
         numbers = generation_diagnostics(
             decoded.codes, self.targets, self.catalogue, decoded.prefixes
         )

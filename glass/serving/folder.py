@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from glass.evaluation import write_json_atomic
-from glass.models import Glass
 from glass.serving.items import ItemTable
 from glass.sid import SidTable
 from glass.sid.files import replaced_folder
-from glass.training.loop import METRIC
+from glass.systems import Model, trained_system
+from glass.training import metric
 from glass_kernels import SidTrie
 
 TRAINED = "trained.json"
@@ -28,7 +28,7 @@ def device() -> torch.device:
 
 
 def save_system(
-    model: Glass,
+    model: Model,
     table: SidTable,
     trie: SidTrie,
     folder: Path,
@@ -52,11 +52,11 @@ def save_system(
         write_json_atomic(temporary / TRAINED, trained)
 
 
-def model_card(system: str, model: Glass, table: SidTable, trained: dict[str, Any]) -> str:
+def model_card(system: str, model: Model, table: SidTable, trained: dict[str, Any]) -> str:
     """What the model is, as Markdown; the card of the hub mixin would tell of a push to the hub.
 
     Args:
-        system: "glass" or "tiger".
+        system: one of `RunConfig.systems`.
         trained: what `save_system` keeps beside the model.
     """
     data = table.manifest.get("dataset", {}).get("name", "an unnamed data set")
@@ -69,7 +69,7 @@ def model_card(system: str, model: Glass, table: SidTable, trained: dict[str, An
         f"- {table.num_items:,} items, semantic IDs of {list(table.codebook_sizes)} codes",
         f"- {parameters:,} parameters; the settings are in `config.json`",
         f"- weights of step {trained['best_step']} of {trained['steps']}, the best on the "
-        f"validation split: {METRIC} {trained['best']:.4f}",
+        f"validation split: {trained.get('metric', metric.DEFAULT)} {trained['best']:.4f}",
         "",
         "```python",
         "from glass import Recommender",
@@ -80,7 +80,7 @@ def model_card(system: str, model: Glass, table: SidTable, trained: dict[str, An
     return "\n".join(lines) + "\n"
 
 
-def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
+def load_system(folder: Path | str) -> tuple[Model, SidTable, SidTrie]:
     """What `save_system` wrote, ready for generation.
 
     Raises:
@@ -89,12 +89,12 @@ def load_system(folder: Path | str) -> tuple[Glass, SidTable, SidTrie]:
     folder = Path(folder)
     if not (folder / TRAINED).exists():
         raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
-    with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
-        model = Glass.from_pretrained(str(folder)).to(device()).eval()
+    # Models of older versions do not say it, and all of these are the same class.
+    system = json.loads((folder / TRAINED).read_text()).get("system", "glass")
     trie = SidTrie.load(folder / "trie.safetensors", device())
     table = SidTable.load(folder / "sid")
-    if model.tier is not None:  # above model.tier_table_limit the weights hold no table
-        model.tier.set_item_embeddings(torch.from_numpy(table.vectors))
+    with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
+        model = trained_system(system).load(folder, table).to(device()).eval()
     return model, table, trie
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from glass.config import TrainConfig
-from glass.data import Samples
-from glass.data.batches import Collator, epoch_batches
-from glass.models import Glass
+from glass.data.batches import epoch_batches
+from glass.systems import Model, TrainingRows
+from glass.training import metric
 from glass.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from glass.training.log import MetricLog, Row
 
-METRIC = "ndcg@20"
+_FOR_PEOPLE = {"log_every": 1, "checkpoint_every": 1, "tensorboard": False}
+"""Settings that leave the weights as they are: changing them does not end a run."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,21 @@ class TrainResult:
 
     best_step: int
     best: float
-    """Validation NDCG@20 of the weights that the model holds now."""
+    """Validation score (`TrainConfig.metric`) of the weights that the model holds now."""
     steps: int
     history: list[Row]
+
+
+def decisive(config: TrainConfig) -> dict[str, Any]:
+    """Settings that decide the weights, by name.
+
+    One that came later is there only where it is not as it always was, so that older runs stay
+    valid.
+    """
+    settings = {name: v for name, v in asdict(config).items() if name not in _FOR_PEOPLE}
+    if settings["metric"] == metric.DEFAULT:
+        del settings["metric"]
+    return settings
 
 
 def learning_rate(config: TrainConfig, step: int, total: int) -> float:
@@ -48,20 +61,16 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
 class _Trainer:
     """State of one training run; `state()` and `restore()` are exact inverses."""
 
-    def __init__(
-        self, model: Glass, samples: Samples, collate: Collator, config: TrainConfig
-    ) -> None:
-        self.model, self.collate, self.config = model, collate, config
-        self.lengths = np.minimum(
-            samples.history_end - samples.history_start, model.config.short_length
-        )
+    def __init__(self, model: Model, rows: TrainingRows, config: TrainConfig) -> None:
+        self.model, self.collate, self.config = model, rows.collate, config
+        self.lengths = rows.lengths
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.per_epoch = math.ceil(len(self.lengths) / config.batch_size)
         self.total = max(1, round(config.max_epochs * self.per_epoch))
         self.every = max(1, round(config.eval_every * self.per_epoch))
-        self.device = model.token_table.device
+        self.device = next(model.parameters()).device
         self.step = 0
         self.best, self.best_step, self.bad = -math.inf, 0, 0
         self.loss_sum = torch.zeros((), dtype=torch.float64)
@@ -137,10 +146,9 @@ class _Trainer:
 
 
 def train(
-    model: Glass,
-    samples: Samples,
-    collate: Collator,
-    validate: Callable[[Glass], dict[str, float]],
+    model: Model,
+    rows: TrainingRows,
+    validate: Callable[[Any], dict[str, float]],
     config: TrainConfig,
     folder: Path,
     *,
@@ -149,7 +157,7 @@ def train(
     data_fingerprint: str = "",
     progress: bool = True,
 ) -> TrainResult:
-    """Trains until `max_epochs` or `patience` validations without a better NDCG@20.
+    """Trains until `max_epochs` or `patience` validations without a better `config.metric`.
 
     Called again after an interruption it continues from the last checkpoint in `folder` and, on
     CPU, ends with the same weights as an uninterrupted run. The model holds the best weights at
@@ -157,32 +165,32 @@ def train(
 
     Args:
         model: initialised from `config.seed` by the caller, on its device.
-        samples, collate: training samples.
-        validate: model -> metrics with "ndcg@20".
+        rows: what an epoch goes through.
+        validate: model -> metrics, that of `config.metric` among them.
         folder: for `checkpoint.pt` and the best weights, `best-<step>.safetensors`.
         name: shown in the progress bar, and name of the log files.
         log_folder: where the logs go; `folder` if not given.
         data_fingerprint: identifies data and SIDs; a checkpoint made with others is not used.
 
     Raises:
-        ValueError: no training samples, a patience below 1, a checkpoint without its best
-            weights, or a loss or NDCG@20 that is not finite (with the remedy).
+        ValueError: no training rows, a patience below 1, an unknown metric, a checkpoint without
+            its best weights, or a loss or validation score that is not finite (with the remedy).
     """
     if config.patience < 1:
         raise ValueError(f"train.patience is {config.patience}; it must be at least 1")
-    if not len(samples.users):
-        raise ValueError("samples: the training split has no group with a history to train on")
+    score = metric.score_name(config.metric)
+    if not len(rows):
+        raise ValueError("rows: the training split has no group with a history to train on")
     folder.mkdir(parents=True, exist_ok=True)
     made_with = fingerprint(
         model.config,
-        # These leave the weights as they are, so changing them does not end a run.
-        replace(config, log_every=1, checkpoint_every=1, tensorboard=False),
+        {**decisive(config), **_FOR_PEOPLE},
         model.codebook_sizes,
-        len(samples.users),
+        len(rows),
         name,
         data_fingerprint,
     )
-    trainer = _Trainer(model, samples, collate, config)
+    trainer = _Trainer(model, rows, config)
     state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)
     if state is not None:
         trainer.restore(state)
@@ -214,9 +222,10 @@ def train(
         bar.update()
         last = trainer.step == trainer.total
         if trainer.step % trainer.every == 0 or last:
-            row = _validated(trainer, validate, folder, name)
+            row = _validated(trainer, validate, score, folder, name)
             log.write(row)
-            bar.set_postfix(loss=f"{row['loss']:.3f}", ndcg20=f"{row['valid_' + METRIC]:.4f}")
+            shown = {score.replace("@", ""): f"{row['valid_' + score]:.4f}"}
+            bar.set_postfix(loss=f"{row['loss']:.3f}", **shown)
         elif trainer.step % config.log_every == 0:
             row = _finite(trainer.averages(), name)
             log.write(row)
@@ -241,19 +250,24 @@ def _finite(row: Row, name: str) -> Row:
 
 
 def _validated(
-    trainer: _Trainer, validate: Callable[[Glass], dict[str, float]], folder: Path, name: str
+    trainer: _Trainer,
+    validate: Callable[[Any], dict[str, float]],
+    score: str,
+    folder: Path,
+    name: str,
 ) -> Row:
     row = _finite(trainer.averages(), name)
     scores = validate(trainer.model)
-    if not math.isfinite(scores[METRIC]):
+    reached = scores[score]
+    if not math.isfinite(reached):
         raise ValueError(
-            f"train {name}: the validation {METRIC} is {scores[METRIC]} at step {trainer.step}; "
+            f"train {name}: the validation {score} is {reached} at step {trainer.step}; "
             "give the validation samples with targets (data.num_valid_events or "
             "data.valid_share), then start again"
         )
     row.update({f"valid_{key}": value for key, value in scores.items()})
-    if scores[METRIC] > trainer.best:
-        trainer.best, trainer.best_step, trainer.bad = scores[METRIC], trainer.step, 0
+    if reached > trainer.best:
+        trainer.best, trainer.best_step, trainer.bad = reached, trainer.step, 0
         _save_weights(_best_path(folder, trainer.step), trainer.model.state_dict())
     else:
         trainer.bad += 1

@@ -1,16 +1,18 @@
-"""Validation by beam search: SID-level NDCG@20 on a fixed draw of validation samples."""
+"""Validation by beam search: SID-level metrics on a fixed draw of validation samples."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from glass.config import EvalConfig, ModelConfig
+from glass.config import EvalConfig
 from glass.data import Dataset, Samples
-from glass.data.batches import Collator, sequential_batches
+from glass.data.batches import sequential_batches
 from glass.evaluation import SidCatalogue, Targets, rank_metrics
 from glass.generation import generate
-from glass.models import Glass
+from glass.systems import Collate, Model
 from glass_kernels import SidTrie
 
 
@@ -30,7 +32,7 @@ class Validator:
     Args:
         dataset: events.
         split: "valid" for early stopping.
-        model_config: history lengths.
+        collator: makes the collator of samples, such as `System.collator` of these settings.
         eval_config: beam width, batch size, cut-offs.
         num_groups: samples drawn; 0: all.
         catalogue, trie: the catalogue's SIDs.
@@ -40,7 +42,7 @@ class Validator:
         self,
         dataset: Dataset,
         split: str,
-        model_config: ModelConfig,
+        collator: Callable[[Dataset, Samples], Collate],
         eval_config: EvalConfig,
         *,
         num_groups: int,
@@ -63,19 +65,13 @@ class Validator:
         self.catalogue = catalogue
         self.trie = trie
         self.config = eval_config
-        self.collate = Collator(
-            dataset,
-            samples,
-            short_length=model_config.short_length,
-            long_history=model_config.long_history,
-            pad_left=model_config.tier_token_last,
-        )
+        self.collate = collator(dataset, samples)
 
-    def rank(self, model: Glass) -> np.ndarray:
+    def rank(self, model: Model) -> np.ndarray:
         """SID indices int64 [samples, W], best first; -1: the beam is no SID of the catalogue."""
         training = model.training
         model.eval()
-        device = model.token_table.device
+        device = self.trie.device
         ranked = []
         for rows in sequential_batches(len(self.samples.users), self.config.batch_size):
             beams = generate(
@@ -90,7 +86,7 @@ class Validator:
         return np.concatenate(ranked)
 
     @torch.no_grad()
-    def __call__(self, model: Glass) -> dict[str, float]:
+    def __call__(self, model: Model) -> dict[str, float]:
         """Means of all metrics over the targets."""
         metrics = rank_metrics(self.rank(model), self.targets, self.catalogue, self.config.ks)
         return metrics.summary()

@@ -15,14 +15,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from toy import SMALL, collator, random_dataset, toy_model
 
 from glass.config import TrainConfig
+from glass.data import Dataset
 from glass.data.batches import Batch
 from glass.models import Glass
+from glass.systems import TRAINED, TrainingRows
 from glass.training import TrainResult, train
 
 DATASET = random_dataset(5, seed=1)
@@ -63,6 +66,12 @@ class Collate:
         return collator(DATASET, SAMPLES)(rows, **settings)  # type: ignore[arg-type]
 
 
+def training_rows(dataset: Dataset, collate: Any = None) -> TrainingRows:
+    """Training samples of the toy model; `collate` in place of its own."""
+    rows = TRAINED["glass"].training_rows(SMALL, dataset)
+    return rows if collate is None else dataclasses.replace(rows, collate=collate)
+
+
 @torch.no_grad()
 def minus_loss(model: Glass) -> dict[str, float]:
     """In place of a beam search: minus the loss on a few samples, without dropout."""
@@ -83,8 +92,8 @@ def run(
     """Trains the toy model (dropout on); `stop_at`: interrupted at this step of this call."""
     model = model or toy_model(SMALL)
     torch.manual_seed(7)
-    collate = Collate(stop_at)
-    result = train(model, SAMPLES, collate, validate, config, folder, progress=False)  # type: ignore[arg-type]
+    rows = training_rows(DATASET, Collate(stop_at))
+    result = train(model, rows, validate, config, folder, progress=False)
     return model, result
 
 

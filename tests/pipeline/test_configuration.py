@@ -217,3 +217,20 @@ def test_copying_start_with_narrow_heads_is_refused_before_any_work() -> None:
     with pytest.raises(ValueError, match=r"model\.head_dim is 8; .* at least model\.d_model"):
         check_config(config)
     check_config(load(None, "--model.initialization=copy", "--model.head_dim=16"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train.metric=mrr@5"], r"train\.metric is 'mrr@5'; it must be ndcg@K, hit@K or recall"),
+        (["--train.metric=hit@7"], r"eval\.ks is .*with 7, which early stopping needs \(train\."),
+        (["--eval.ks=[1,5]"], r"eval\.ks is \(1, 5\); it must be with 20, which early stopping"),
+    ],
+)
+def test_metric_of_early_stopping_must_be_measured(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_config(load(None, *arguments))
+
+
+def test_metric_of_early_stopping_may_be_any_that_is_measured() -> None:
+    check_config(load(None, "--train.metric=recall@5", "--eval.ks=[1,5]"))

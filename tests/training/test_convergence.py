@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 from planted import GLASS, SIZES, planted
-from toy import collator
 
 from glass.config import EvalConfig, ModelConfig, TrainConfig
 from glass.evaluation import SidCatalogue
 from glass.models import Glass
+from glass.systems import TRAINED
 from glass.training import Validator, train
 from glass_kernels import SidTrie
 
@@ -20,20 +21,20 @@ TRAIN = TrainConfig(batch_size=64, learning_rate=1e-2, max_epochs=30, eval_every
 
 def score(config: ModelConfig, folder: Path) -> float:
     dataset, sids = planted()
+    system = TRAINED["glass"]
     torch.manual_seed(0)
     model = Glass.from_data(config, sids, dataset)
     validate = Validator(
         dataset,
         "valid",
-        config,
+        partial(system.collator, config),
         EvalConfig(beam_width=20),
         num_groups=0,
         catalogue=SidCatalogue(sids.codes),
         trie=SidTrie.build(torch.from_numpy(sids.codes), SIZES),
     )
-    samples = dataset.samples("train")
-    collate = collator(dataset, samples, config)
-    return train(model, samples, collate, validate, TRAIN, folder, progress=False).best
+    rows = system.training_rows(config, dataset)
+    return train(model, rows, validate, TRAIN, folder, progress=False).best
 
 
 def test_glass_finds_the_bucket_of_the_long_history(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from toy import random_dataset, toy_model
-from toy_training import CONFIG, DATASET, EVERY, PER_EPOCH, SAMPLES, STEPS, minus_loss, run
+from toy_training import CONFIG, DATASET, EVERY, PER_EPOCH, STEPS, minus_loss, run, training_rows
 
 from glass.config import TrainConfig
-from glass.data import Samples
 from glass.models import Glass
 from glass.training import MetricLog, train
 from glass.training.log import read_rows
@@ -25,13 +24,14 @@ from glass.training.loop import learning_rate
 class Scripted:
     """Gives the scores one after another and keeps the weights of each validation."""
 
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = scores
+    def __init__(self, scores: list[float], metric: str = "ndcg@20") -> None:
+        self.scores, self.metric = scores, metric
         self.weights: list[dict[str, torch.Tensor]] = []
 
     def __call__(self, model: Glass) -> dict[str, float]:
         self.weights.append({key: value.clone() for key, value in model.state_dict().items()})
-        return {"ndcg@20": self.scores[len(self.weights) - 1]}
+        score = self.scores[len(self.weights) - 1]
+        return {"ndcg@20": -score} | {self.metric: score}
 
 
 LONG = dataclasses.replace(CONFIG, max_epochs=20)
@@ -54,6 +54,24 @@ def test_patience_counts_from_the_last_better_score(tmp_path: Path) -> None:
     _, result = run(tmp_path, dataclasses.replace(LONG, patience=2), validate=validate)
     assert len(validate.weights) == 7
     assert result.best == 0.3
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("hit@10", "hit@10"), ("recall@10", "hit@10"), ("ndcg@5", "ndcg@5")]
+)
+def test_another_metric_decides(metric: str, name: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(LONG, patience=2, metric=metric)
+    _, result = run(tmp_path, config, validate=Scripted([0.1, 0.4, 0.3, 0.2, 9.0], name))
+    assert (result.best_step, result.best) == (2 * EVERY, 0.4)
+    assert [row[f"valid_{name}"] for row in result.history if f"valid_{name}" in row][1] == 0.4
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "mrr@10", "ndcg@0", "loss"])
+def test_unknown_metric_is_refused(metric: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, metric=metric)
+    with pytest.raises(ValueError, match=rf"train\.metric is '{metric}'; it must be ndcg@K, hit"):
+        run(tmp_path, config)
+    assert not list(tmp_path.iterdir())
 
 
 def test_stopped_run_stays_stopped(tmp_path: Path) -> None:
@@ -148,9 +166,9 @@ def test_patience_below_one_is_refused(patience: int, tmp_path: Path) -> None:
 
 
 def test_no_samples_are_refused(tmp_path: Path) -> None:
-    none = Samples(*(getattr(SAMPLES, f.name)[:0] for f in dataclasses.fields(Samples)))
-    with pytest.raises(ValueError, match=r"samples: the training split has no group"):
-        train(toy_model(), none, None, minus_loss, CONFIG, tmp_path)  # type: ignore[arg-type]
+    none = dataclasses.replace(training_rows(DATASET), lengths=np.zeros(0, np.int64))
+    with pytest.raises(ValueError, match=r"rows: the training split has no group"):
+        train(toy_model(), none, minus_loss, CONFIG, tmp_path)
 
 
 def test_averages_are_those_of_the_steps_since_the_row_before(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy import SIZES, SMALL, collator, random_dataset, toy_dataset, toy_model, toy_sids
+from toy import SIZES, collator, random_dataset, toy_dataset, toy_model, toy_sids
 
 from glass.config import EvalConfig
 from glass.evaluation import SidCatalogue
@@ -26,7 +26,7 @@ def validator(num_groups: int = 0, seed: int = 0, **settings: object) -> Validat
     return Validator(
         DATASET,
         "valid",
-        SMALL,
+        collator,
         dataclasses.replace(EVAL, **settings),  # type: ignore[arg-type]
         num_groups=num_groups,
         catalogue=SidCatalogue(SIDS.codes),
@@ -76,7 +76,7 @@ def test_split_without_samples_is_refused() -> None:
         Validator(
             dataset,
             "valid",
-            SMALL,
+            collator,
             EVAL,
             num_groups=0,
             catalogue=SidCatalogue(SIDS.codes),

@@ -1,0 +1,103 @@
+"""What the pipeline asks of a trained system, whatever its model is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glass.config import ModelConfig, RunConfig
+from glass.models import Glass
+from glass.models.decoder import DecoderLayer
+from glass_kernels.modules import TierHistogram
+
+if TYPE_CHECKING:
+    from glass.data import Dataset, Samples
+    from glass.sid import SidTable
+
+Model: TypeAlias = Glass
+"""A trained model."""
+Settings: TypeAlias = ModelConfig
+"""What a model is made from."""
+SettingsT = TypeVar("SettingsT")
+ModelT = TypeVar("ModelT")
+
+
+class Collate(Protocol):
+    """Turns rows into a batch of the kind that the system's model takes."""
+
+    def __call__(
+        self,
+        rows: np.ndarray,
+        *,
+        max_targets: int | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> Any:
+        """Batch of `rows` int [B]; with `max_targets`, `rng` draws so many of a larger group."""
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """What an epoch of training goes through once."""
+
+    lengths: NDArray[np.integer[Any]]
+    """int [R] events that each row reads; rows of like length share a batch."""
+    collate: Collate
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class System(ABC, Generic[SettingsT, ModelT]):
+    """One trained system: how it is made from data, fed, kept and loaded.
+
+    Args:
+        name: in `RunConfig.systems`, and of its folder.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def settings(self, config: RunConfig) -> SettingsT:
+        """Its model's settings in a run."""
+
+    def decisive(self, config: RunConfig) -> dict[str, Any]:
+        """Those of its settings that decide the weights."""
+        return asdict(self.settings(config))  # type: ignore[call-overload, no-any-return]
+
+    @abstractmethod
+    def history_length(self, config: RunConfig) -> int:
+        """Newest events that its trunk reads."""
+
+    @abstractmethod
+    def make(self, config: RunConfig, table: SidTable, dataset: Dataset) -> ModelT:
+        """A new model with random weights.
+
+        Raises:
+            ValueError: settings, SIDs and data that do not fit together.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path, table: SidTable) -> ModelT:
+        """The model that `save_pretrained` wrote to `folder`, on the CPU; `table`: its SIDs."""
+
+    @abstractmethod
+    def training_rows(self, settings: SettingsT, dataset: Dataset) -> TrainingRows:
+        """All training targets of a data set."""
+
+    @abstractmethod
+    def collator(self, settings: SettingsT, dataset: Dataset, samples: Samples) -> Collate:
+        """Batches of `samples`, a history and its targets a row, for validation and test."""
+
+    def gate_layers(self, model: ModelT) -> list[DecoderLayer]:
+        """Layers whose gate the diagnosis reads."""
+        return []
+
+    def tiers(self, model: ModelT) -> TierHistogram | None:
+        """SID-Tier of the model."""
+        return None

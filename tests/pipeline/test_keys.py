@@ -1,0 +1,82 @@
+"""Keys of results: older runs stay valid, and whatever decides the weights changes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from glass.cli_parser import make_parser, parse
+from glass.config import RunConfig
+from glass.pipeline.keys import TRAINING_VERSION, training_key
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+DATASET: Any = SimpleNamespace(manifest={"fingerprint": "data"})
+TABLE: Any = SimpleNamespace(
+    codes=np.arange(6, dtype=np.int32).reshape(2, 3),
+    codebook_sizes=(4, 4, 6),
+    vectors=np.ones((2, 4), np.float32),
+)
+
+
+def shipped(name: str, *arguments: str) -> RunConfig:
+    return parse(make_parser("glass run", ""), str(CONFIGS / name), arguments)[0]
+
+
+def key(system: str, config: RunConfig) -> str:
+    return training_key(system, config, DATASET, TABLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiger", "glass"),
+    [
+        ("complete_journey_glass.yaml", "0e830db063a1ce0e", "dd7721add30960a3"),
+        ("kuairec_glass.yaml", "b56bacc5e7e1448f", "8d5c6c067b3f66fc"),
+        ("movielens_1m_glass.yaml", "97dcc74875f5de57", "b4018d3acdc5e6e2"),
+    ],
+)
+def test_finished_trainings_stay_valid(name: str, tiger: str, glass: str) -> None:
+    """As of version 3: make them again only where `TRAINING_VERSION` is raised on purpose."""
+    assert TRAINING_VERSION == 3
+    assert key("tiger", shipped(name)) == tiger
+    assert key("glass", shipped(name)) == glass
+
+
+@pytest.mark.parametrize(
+    ("argument", "tiger", "glass"),
+    [
+        ("--train.metric=hit@10", True, True),
+        ("--train.learning_rate=0.1", True, True),
+        ("--eval.beam_width=40", True, True),
+        ("--model.d_model=32", True, True),
+        ("--model.num_heads=2", True, True),
+        ("--model.num_tiers=3", True, True),  # kept in TIGER's settings, though without effect
+        ("--model.use_hard_search=false", False, True),
+        ("--train.metric=ndcg@20", False, False),
+        ("--train.log_every=7", False, False),
+        ("--model.tier_table_limit=1", False, False),
+        ("--sequence.d_model=32", False, False),
+        ("--eval.bootstrap=7", False, False),
+    ],
+)
+def test_what_decides_the_weights_changes_the_key(argument: str, tiger: bool, glass: bool) -> None:
+    before, after = (
+        shipped("complete_journey_glass.yaml"),
+        shipped("complete_journey_glass.yaml", argument),
+    )
+    assert (key("tiger", before) != key("tiger", after)) is tiger
+    assert (key("glass", before) != key("glass", after)) is glass
+
+
+def test_each_system_and_table_has_a_key_of_its_own() -> None:
+    config = shipped("complete_journey_glass.yaml")
+    other: Any = SimpleNamespace(**{**vars(TABLE), "codes": TABLE.codes[::-1]})
+    every_module = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, use_sid_tier=False, use_hard_search=False)
+    )
+    assert key("glass", every_module) != key("tiger", every_module)
+    assert key("glass", config) != training_key("glass", config, DATASET, other)
