@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from glass.models import Glass
 from glass.serving.history import Buckets, Ints, ItemCounts, Log, Longs, among
-from glass_kernels.modules import TierHistogram
+from glass.serving.reads import Reads
 from glass_kernels.sid_tier import sid_tier_update_
 
 _USERS_A_BLOCK = 256
@@ -30,16 +28,18 @@ class Snapshot:
     """Newest events, oldest first."""
     searched: int
     """Events of the searched history."""
-    tiers: NDArray[np.int32] | None
-    """[K, N] of the searched history."""
-    buckets: tuple[Ints, Ints] | None
-    """Newest events of each code, and bounds [K+1]."""
-    events: tuple[Ints, Longs, Longs] | None
-    """Items, times and visits of the searched history, for a model that reads them."""
-    newest: tuple[int, int] | None
-    """Time and visit of the newest event of all, for such a model; None: no events."""
     counted: tuple[Ints, Ints]
     """Distinct items of the whole history, rising, and how often each occurs."""
+    short_times: Longs | None = None
+    """Times of `short`, for a model that reads them."""
+    tiers: NDArray[np.int32] | None = None
+    """[K, N] of the searched history."""
+    buckets: tuple[Ints, Ints] | None = None
+    """Newest events of each code, and bounds [K+1]."""
+    events: tuple[Ints, Longs, Longs] | None = None
+    """Items, times and visits of the searched history, for a model that reads them."""
+    newest: tuple[int, int] | None = None
+    """Time and visit of the newest event of all, where times are kept; None: no events."""
 
     def has(self, items: Ints) -> NDArray[np.bool_]:
         """Which of `items` [n] are in the whole history."""
@@ -67,28 +67,18 @@ class Histories:
     Not safe to call from several threads at once, but a `Snapshot` is safe for ever.
 
     Args:
-        model: decides what is kept: SID-Tier counts, buckets of the hard search, times and visits
-            for a copy head.
+        reads: what is kept: SID-Tier counts, buckets of the hard search, times and visits.
         max_history: newest events of a user that count; None: all.
 
     Raises ValueError for a `max_history` below 1.
     """
 
-    def __init__(self, model: Glass, *, max_history: int | None = None) -> None:
+    def __init__(self, reads: Reads, *, max_history: int | None = None) -> None:
         if max_history is not None and max_history < 1:
             raise ValueError(f"max_history is {max_history}; it must be at least 1, or None")
-        config = model.config
         self.max_history = max_history
-        self.short_length = config.short_length
-        self.older = config.long_history == "older"
-        self.reads_events = model.copy_head is not None
-        self.sid1: Ints = model.codes[:, 0].cpu().numpy()
-        self.num_codes = model.codebook_sizes[0]
-        self.most = config.search_max_items
-        self.searches = model.hard_search is not None
-        self.tiers: TierHistogram | None = model.tier
-        if model.tier is not None and model.tier.edges.device.type != "cpu":
-            self.tiers = copy.deepcopy(model.tier).cpu()
+        self.reads = reads
+        self.tiers = reads.tiers
         self._table: NDArray[np.uint8] | None = None
         if self.tiers is not None:
             self._first_tiers = np.arange(self.tiers.num_codes) * self.tiers.num_tiers
@@ -102,12 +92,12 @@ class Histories:
     def add_user(self) -> int:
         """Row of a new user without events."""
         row = len(self._users)
-        indexed = self.searches and not self.reads_events  # else made from the events
-        buckets = Buckets(self.num_codes, self.most) if indexed else None
+        found = self.reads.buckets
+        buckets = None if found is None else Buckets(found.num_codes, found.most)
         if self.tiers is not None and row % _USERS_A_BLOCK == 0:
             shape = (_USERS_A_BLOCK, self.tiers.num_codes, self.tiers.num_tiers)
             self._counts.append(np.zeros(shape, np.int32))
-        self._users.append(User(row, self.reads_events, buckets))
+        self._users.append(User(row, self.reads.timed, buckets))
         return row
 
     # --- events
@@ -132,7 +122,7 @@ class Histories:
         user = self._users[row]
         log, before, old_first = user.log, user.searched, user.log.first
         log.append(items, times, visits)
-        if self.reads_events:
+        if self.reads.timed:
             assert times is not None
             assert visits is not None
             user.last_time, user.last_visit = int(times[-1]), int(visits[-1])
@@ -144,7 +134,7 @@ class Histories:
         log.first = first
 
     def _searched(self, first: int, end: int) -> tuple[int, int]:
-        return (first, max(first, end - self.short_length)) if self.older else (first, end)
+        return (first, max(first, end - self.reads.short_length) if self.reads.older else end)
 
     def _count_items(self, user: User, old: tuple[int, int], new: tuple[int, int]) -> None:
         if new[1] - old[1] >= _MANY:
@@ -164,13 +154,15 @@ class Histories:
         self._count_tiers(user, went, remove=True)
         if user.buckets is None:
             return
+        assert self.reads.buckets is not None
+        sid1 = self.reads.buckets.sid1
         if len(came) >= _MANY:
             items = user.log.items(*new)
-            user.buckets.set(items, self.sid1[items])
+            user.buckets.set(items, sid1[items])
             return
-        for code in self.sid1[went].tolist():
+        for code in sid1[went].tolist():
             user.buckets.drop_oldest(code)
-        for item, code in zip(came.tolist(), self.sid1[came].tolist(), strict=True):
+        for item, code in zip(came.tolist(), sid1[came].tolist(), strict=True):
             user.buckets.add(item, code)
 
     def _count_tiers(self, user: User, items: Ints, *, remove: bool) -> None:
@@ -197,17 +189,19 @@ class Histories:
         if self.tiers is not None:
             block, slot = divmod(user.slot, _USERS_A_BLOCK)
             tiers = self._counts[block][slot].copy()
+        short = (max(log.first, log.end - self.reads.short_length), log.end)
         events = None
-        if self.reads_events:
+        if self.reads.searched_events:
             events = (log.items(*searched), log.times(*searched), log.visits(*searched))
         return Snapshot(
-            short=log.items(max(log.first, log.end - self.short_length), log.end),
+            short=log.items(*short),
             searched=searched[1] - searched[0],
+            counted=user.counted.copy(),
+            short_times=log.times(*short) if self.reads.short_times else None,
             tiers=tiers,
             buckets=None if user.buckets is None else user.buckets.copy(),
             events=events,
             newest=None if user.last_time is None else (user.last_time, user.last_visit),
-            counted=user.counted.copy(),
         )
 
     def nobody(self) -> Snapshot:
@@ -216,15 +210,15 @@ class Histories:
         tiers = None
         if self.tiers is not None:
             tiers = np.zeros((self.tiers.num_codes, self.tiers.num_tiers), np.int32)
-        indexed = self.searches and not self.reads_events
+        found = self.reads.buckets
         return Snapshot(
             short=none,
             searched=0,
-            tiers=tiers,
-            buckets=(none, np.zeros(self.num_codes + 1, np.int32)) if indexed else None,
-            events=(none, longs, longs) if self.reads_events else None,
-            newest=None,
             counted=(none, none),
+            short_times=longs if self.reads.short_times else None,
+            tiers=tiers,
+            buckets=None if found is None else (none, np.zeros(found.num_codes + 1, np.int32)),
+            events=(none, longs, longs) if self.reads.searched_events else None,
         )
 
     def events(self, rows: Sequence[int]) -> list[tuple[Ints, Longs | None, Longs | None]]:
@@ -233,7 +227,7 @@ class Histories:
         for row in rows:
             log = self._users[row].log
             held = (log.first, log.end)
-            timed = (log.times(*held), log.visits(*held)) if self.reads_events else (None, None)
+            timed = (log.times(*held), log.visits(*held)) if self.reads.timed else (None, None)
             found.append((log.items(*held), *timed))
         return found
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from glass.models import Glass
 from glass.serving.filters import ItemLists, ItemSet, Wanted, union
 from glass.serving.folder import load_system
 from glass.serving.histories import Histories, Snapshot
@@ -19,6 +18,7 @@ from glass.serving.items import ItemTable
 from glass.serving.search import Recommendation, Searcher, SearchOptions
 from glass.serving.state_file import NAME, read_state, write_state
 from glass.serving.visits import check_count, times_and_visits
+from glass.systems import Model
 from glass_kernels import SidTrie
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Recommender:
 
     def __init__(
         self,
-        model: Glass,
+        model: Model,
         trie: SidTrie,
         items: ItemTable,
         *,
@@ -66,7 +66,7 @@ class Recommender:
         self._max_history = max_history
         self._lock = threading.Lock()
         self._rows: dict[str, int] = {}
-        self._histories = Histories(model, max_history=max_history)
+        self._histories = Histories(self.searcher.reading.reads, max_history=max_history)
 
     @classmethod
     def load(
@@ -106,7 +106,7 @@ class Recommender:
             user: any name.
             items: raw item ids, oldest first.
             times: seconds of each event, or one number for all; None: now, one visit. Only a
-                model with a copy head looks at them; for it they must not fall.
+                copy head and HSTU look at them; for these they must not fall.
 
         Raises:
             ValueError, with nothing changed: an item that the model does not know, or times that
@@ -121,7 +121,7 @@ class Recommender:
         with self._lock:
             row = self._rows.get(user)
             timed: tuple[Longs, ...] = ()
-            if self._histories.reads_events:
+            if self._histories.reads.timed:
                 last = (None, 0) if row is None else self._histories.last(row)
                 timed = times_and_visits(times, len(dense), self.items.settings, last)
             if row is None:
@@ -151,7 +151,7 @@ class Recommender:
                     raise ValueError(f"user {name!r} has events already")
                 part = slice(*dataset.user_offsets[number : number + 2].tolist())
                 timed: tuple[Longs, ...] = ()
-                if self._histories.reads_events:
+                if self._histories.reads.timed:
                     timed = (dataset.times[part], dataset.groups[part].astype(np.int64))
                 row = self._rows[name] = self._histories.add_user()
                 self._histories.observe(row, dataset.items[part], *timed)
@@ -305,9 +305,9 @@ class Recommender:
         Raises:
             FileNotFoundError: there are none.
             ValueError, with nothing changed: the file is damaged, of another version or of other
-                items, or lacks the times that a model with a copy head reads.
+                items, or lacks the times that the model reads.
         """
-        histories = Histories(self.searcher.model, max_history=self._max_history)
+        histories = Histories(self.searcher.reading.reads, max_history=self._max_history)
         path = Path(folder) / NAME
         rows = read_state(path, histories, len(self.items), self.items.digest)
         with self._lock:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from glass.evaluation import ItemRanking, OwnCounts, SidCatalogue, rank_items_of_sids
 from glass.generation import Beams, generate
-from glass.models import Glass
-from glass.serving.batch import make_batch
 from glass.serving.filters import Wanted, trie_filter
 from glass.serving.histories import Snapshot
 from glass.serving.items import ItemTable
+from glass.serving.reading import reading
+from glass.systems import Model
 from glass_kernels import SidTrie
 
 
@@ -59,7 +58,7 @@ class Searcher:
     Raises ValueError where these do not fit together.
     """
 
-    def __init__(self, model: Glass, trie: SidTrie, items: ItemTable) -> None:
+    def __init__(self, model: Model, trie: SidTrie, items: ItemTable) -> None:
         if not len(items) == len(model.codes) == trie.catalogue_size:
             raise ValueError(
                 f"items holds {len(items)} items, the model {len(model.codes)} and the trie "
@@ -69,9 +68,7 @@ class Searcher:
         self.trie = trie
         self.items = items
         self.catalogue = SidCatalogue(model.codes.cpu().numpy())
-        self.tokens = None
-        if model.hard_search is not None and model.copy_head is None:
-            self.tokens = (model.codes + model.level_start).to(torch.int32)
+        self.reading = reading(model)
 
     def __call__(
         self, batch: Sequence[Snapshot], wanted: Sequence[Wanted], options: SearchOptions
@@ -120,12 +117,7 @@ class Searcher:
     ) -> Beams:
         """The beams of each user, without SIDs that have no wanted item left."""
         settings = self.items.settings
-        inputs = make_batch(
-            batch,
-            self.tokens,
-            pad_left=self.model.config.tier_token_last,
-            has_clock=settings.time_unit == "seconds",
-        )
+        inputs = self.reading.batch(batch, has_clock=settings.time_unit == "seconds")
         return generate(
             self.model,
             inputs.to(self.trie.device),

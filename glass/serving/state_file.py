@@ -77,8 +77,8 @@ def read_state(path: Path, histories: Histories, num_items: int, digest: str) ->
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             about = json.loads((file.schema_arrow.metadata or {})[_METADATA])
-            _check_about(about, digest, histories.reads_events)
-            timed = histories.reads_events
+            _check_about(about, digest, histories.reads.timed)
+            timed = histories.reads.timed
             wanted = ["user", "items", *(("times", "visits") if timed else ())]
             rows: dict[str, int] = {}
             for group in range(file.metadata.num_row_groups):
@@ -112,7 +112,7 @@ def _check_about(about: dict[str, object], digest: str, needs_times: bool) -> No
     if about["items"] != digest:
         raise ValueError("it was saved with the items of another model")
     if needs_times and not about["timed"]:
-        raise ValueError("this model looks at times (copy head) and the file holds none")
+        raise ValueError("this model looks at times and the file holds none")
 
 
 def _lists(column: pa.ChunkedArray) -> tuple[Longs, NDArray[Any]]:
