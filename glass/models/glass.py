@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ class Output:
     """Where there is a target and not padding: bool [B, S]."""
     retrieved: Tensor | None
     """Items that the hard search found: int32 [B, S]; None without it."""
+    parts: Mapping[str, Tensor] | None = None
+    """What the loss is made of, by name: detached scalars; None where it is one thing."""
 
     @property
     def correct(self) -> Tensor:

@@ -54,7 +54,7 @@ class RelativePositionBias(nn.Module):
         return F.embedding(index, self.weight).permute(2, 0, 1)[None]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """Attention of query [B, H, Q, D] to key and value [B, H, N, D] under a finite additive bias.
 
     Where the bias is trained, torch has no fused form on a CPU: its three steps also look for rows
@@ -90,7 +90,7 @@ class SelfAttention(nn.Module):
         bias = bias.to(query.dtype)
         if torch.compiler.is_exporting():  # else the graph is not for a batch of 1
             bias = bias.expand(query.shape[0], -1, -1, -1)
-        out = _attend(query, key, value, bias)
+        out = attend(query, key, value, bias)
         return self.proj.output(out.transpose(1, 2).flatten(2)), (key, value)
 
 

@@ -37,7 +37,7 @@ def test_trained_bias_gives_the_bits_of_torch(
         calls.append(bias)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
 
-    monkeypatch.setattr(layers, "_attend", torchs)
+    monkeypatch.setattr(layers, "attend", torchs)
     theirs = outcome(attention, x, bias, cotangent)
     assert len(calls) == 1
     for mine, wanted in zip(ours, theirs, strict=True):
