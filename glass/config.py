@@ -89,8 +89,9 @@ class RqVaeConfig:
 class SidConfig:
     """Item vectors and the quantiser that turns them into semantic IDs."""
 
-    source: Literal["text", "collaborative", "both", "file"] = "both"
-    """Item vectors: text encoder, SVD of the training co-occurrence, both joined, or a file."""
+    source: Literal["text", "collaborative", "both", "file", "none"] = "both"
+    """Item vectors: text encoder, SVD of the training co-occurrence, both joined, a file, or none
+    (published codes only; no SID-Tier and no neighbour codes)."""
     text_model: str = "minilm"
     """`minilm` (shipped by PyPI), or any sentence-transformers name or folder."""
     vectors_path: str | None = None
@@ -103,10 +104,14 @@ class SidConfig:
     """`both`: weight of the unit text vector beside the unit collaborative vector."""
     center: bool = True
     """Subtract the mean of the training items' vectors; without it text cosines crowd at 1."""
-    quantizer: Literal["rkmeans", "rqvae"] = "rkmeans"
-    """Residual k-means (faiss) or RQ-VAE."""
+    quantizer: Literal["rkmeans", "rqvae", "published"] = "rkmeans"
+    """Residual k-means (faiss), RQ-VAE, or codes made elsewhere and read from `codes_path`."""
+    codes_path: str | None = None
+    """`published`: index.json of LC-Rec and LETTER, .pt of GRID [L, items], or .npy [V, L] in the
+    order of items.parquet."""
     codebook_sizes: tuple[int, ...] = (64, 128, 128)
-    """Codes of each level; (64, 128, 128) is the paper's resized setting."""
+    """Codes of each level; (64, 128, 128) is the paper's resized setting. Published codes bring
+    their own."""
     normalize_residual: bool = False
     """Residual k-means: scale residuals to unit length before each level."""
     kmeans_iterations: int = 25

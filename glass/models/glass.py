@@ -152,8 +152,9 @@ class Glass(
         """A new model for the SIDs and vectors of `sid_table`; fitted on training counts alone.
 
         Raises:
-            ValueError: the SIDs are of another catalogue than the data set's, or
-                `tier_standardize` with fewer than two training samples.
+            ValueError: the SIDs are of another catalogue than the data set's or have no item
+                vectors where SID-Tier or neighbour codes read them, or `tier_standardize` with
+                fewer than two training samples.
         """
         codes = torch.from_numpy(sid_table.codes)
         if len(codes) != dataset.num_items:
@@ -161,6 +162,10 @@ class Glass(
                 f"sid_table holds {len(codes)} items, data set {dataset.name!r} "
                 f"{dataset.num_items}; build the SIDs again for this data set"
             )
+        if config.use_sid_tier:
+            sid_table.require_vectors("SID-Tier (model.use_sid_tier)")
+        if config.use_hard_search and config.num_neighbours:
+            sid_table.require_vectors("hard search in neighbour codes (model.num_neighbours)")
         vectors = torch.from_numpy(sid_table.vectors)
         model = cls(config, tuple(sid_table.codebook_sizes), len(codes), vectors.shape[1])
         model.codes.copy_(codes)

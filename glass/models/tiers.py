@@ -33,6 +33,7 @@ def fitted_edges(
 
 def fit_tiers(config: ModelConfig, table: SidTable, dataset: Dataset) -> TierHistogram:
     """The tiers that `Glass.from_data` gives a model of these settings, SIDs and data."""
+    table.require_vectors("SID-Tier")
     vectors, num_codes = torch.from_numpy(table.vectors), table.codebook_sizes[0]
     prototypes = sid_prototypes(vectors, torch.from_numpy(table.codes)[:, 0], num_codes)
     tiers = TierHistogram(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glass.config import EvalConfig, ModelConfig, RunConfig, TrainConfig
 from glass.data.prepare import check_config as check_data_config
+from glass.sid.builder import check_sid_config
 from glass.systems import TRAINED
 from glass.training.metric import cut_off
 
@@ -28,9 +29,20 @@ def check_config(config: RunConfig) -> None:
         _require(system in SYSTEMS, "systems", system, f"one of {', '.join(SYSTEMS)}")
     _require(bool(config.systems), "systems", config.systems, "at least one system")
     check_data_config(config.data)
+    check_sid_config(config.sid)
+    _check_vectors(config)
     _check_model(config.model)
     _check_train(config.train)
     _check_eval(config.eval, config.train.metric)
+
+
+def _check_vectors(config: RunConfig) -> None:
+    """Published codes may come without item vectors, which some parts of models read."""
+    if config.sid.source != "none":
+        return
+    for system in config.systems:
+        for field in TRAINED[system].vector_readers(config) if system in TRAINED else ():
+            _require(False, "sid.source", "none", f"a source of item vectors: {field} reads them")
 
 
 def _check_model(model: ModelConfig) -> None:

@@ -5,20 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from glass.config import SidConfig
-from glass.sid.assign import assign, number_duplicates
+from glass.sid.assign import number_duplicates
 from glass.sid.files import sha256
-from glass.sid.rkmeans import Quantizer, check_enough_items, fit_residual_kmeans
-from glass.sid.rqvae_training import fit_rqvae
+from glass.sid.quantizers import QUANTIZERS, Assigned
+from glass.sid.rkmeans import check_enough_items
 from glass.sid.table import FORMAT_VERSION, SidTable, check_replaceable
 from glass.sid.vectors import ItemVectors, item_vectors
 
@@ -74,11 +71,32 @@ def load_built(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTa
 
 def _check_config(config: SidConfig, dataset: Dataset) -> None:
     """Refuse settings before any work is done."""
-    check_enough_items(int((dataset.train_counts > 0).sum()), config.codebook_sizes)
-    if config.source == "file" and not config.vectors_path:
-        raise ValueError("sid.source is 'file' but sid.vectors_path is empty; name the file")
-    if config.source == "file" and not Path(str(config.vectors_path)).is_file():
-        raise ValueError(f"sid.vectors_path {config.vectors_path} is not a file")
+    check_sid_config(config)
+    for setting, path in _files(config).items():
+        if not Path(path).is_file():
+            raise ValueError(f"{setting} {path} is not a file")
+    if config.quantizer != "published":
+        check_enough_items(int((dataset.train_counts > 0).sum()), config.codebook_sizes)
+
+
+def check_sid_config(config: SidConfig) -> None:
+    """Refuse settings that suit no data set.
+
+    Raises:
+        ValueError: a setting out of range, or one that another needs; the message names it.
+    """
+    if config.quantizer not in QUANTIZERS:
+        raise ValueError(
+            f"sid.quantizer is {config.quantizer!r}; it must be {', '.join(QUANTIZERS)}"
+        )
+    for setting, path in _files(config).items():
+        if not path:
+            raise ValueError(f"{setting} is empty, but these settings read it; name the file")
+    if config.source == "none" and config.quantizer != "published":
+        raise ValueError(
+            f"sid.source is 'none' but sid.quantizer {config.quantizer!r} needs item vectors; set "
+            "sid.source, or take published codes"
+        )
     if config.source == "both" and not config.text_weight > 0:
         raise ValueError(
             f"sid.text_weight is {config.text_weight}; it must be above 0 (set sid.source to "
@@ -97,14 +115,25 @@ def _check_config(config: SidConfig, dataset: Dataset) -> None:
             raise ValueError(f"{name} is {value}; it must be at least 1")
     if config.seed < 0:
         raise ValueError(f"sid.seed is {config.seed}; it must not be negative")
-    if config.quantizer not in ("rkmeans", "rqvae"):
-        raise ValueError(f"sid.quantizer is {config.quantizer!r}; it must be rkmeans or rqvae")
+
+
+def _files(config: SidConfig) -> dict[str, str]:
+    """{setting: path} of the files that these settings read."""
+    files = {}
+    if config.source == "file":
+        files["sid.vectors_path"] = config.vectors_path or ""
+    if config.quantizer == "published":
+        files["sid.codes_path"] = config.codes_path or ""
+    return files
 
 
 def _fingerprint(config: SidConfig, dataset: Dataset) -> str:
     settings = asdict(config)
     if config.source == "file":  # the content counts, wherever it lies
         settings["vectors_path"] = sha256(Path(str(config.vectors_path)))
+    del settings["codes_path"]
+    if config.quantizer == "published":
+        settings["codes"] = sha256(Path(str(config.codes_path)))
     parts = [FORMAT_VERSION, ALGORITHM_VERSION, settings, dataset.manifest.get("fingerprint")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -121,35 +150,18 @@ def _load_built(folder: Path, fingerprint: str) -> SidTable | None:
 
 
 def _quantize(config: SidConfig, dataset: Dataset, item: ItemVectors, fingerprint: str) -> SidTable:
-    trained = item.vectors[dataset.train_counts > 0]
-    weights: Mapping[str, npt.NDArray[np.float32]] = {}
-    if config.quantizer == "rkmeans":
-        fitted = fit_residual_kmeans(
-            trained,
-            config.codebook_sizes,
-            iterations=config.kmeans_iterations,
-            normalize_residual=config.normalize_residual,
-            seed=config.seed,
-        )
-        codes = assign(item.vectors, fitted.codebooks, normalize_residual=config.normalize_residual)
-    else:
-        model, fitted = fit_rqvae(trained, config.codebook_sizes, config.rqvae, seed=config.seed)
-        with torch.no_grad():
-            hidden = model.encode(torch.from_numpy(item.vectors)).numpy()
-        codes = assign(hidden, fitted.codebooks)
-        weights = {f"rqvae.{name}": value.numpy() for name, value in model.state_dict().items()}
-    sizes = tuple(config.codebook_sizes)
+    assigned = QUANTIZERS[config.quantizer](config, item.vectors, dataset)
+    codes, sizes = assigned.codes, assigned.codebook_sizes
     if config.deduplicate:
         number = number_duplicates(codes)
         codes = np.column_stack([codes, number]).astype(np.int32)
         sizes = (*sizes, int(number.max()) + 1)
-    manifest = _manifest(config, dataset, item, fitted, fingerprint)
-    books = {f"codebook_{i}": book for i, book in enumerate(fitted.codebooks)}
-    return SidTable(codes, sizes, item.vectors, {**books, **item.means, **weights}, manifest)
+    manifest = _manifest(config, dataset, item, assigned, fingerprint)
+    return SidTable(codes, sizes, item.vectors, {**assigned.weights, **item.means}, manifest)
 
 
 def _manifest(
-    config: SidConfig, dataset: Dataset, item: ItemVectors, fitted: Quantizer, fingerprint: str
+    config: SidConfig, dataset: Dataset, item: ItemVectors, assigned: Assigned, fingerprint: str
 ) -> dict[str, Any]:
     return {
         "config": asdict(config),
@@ -161,6 +173,6 @@ def _manifest(
         "vectors": item.facts,
         "fit": {
             "quantizer": config.quantizer,
-            "relative_error": [round(error, 6) for error in fitted.relative_error],
+            "relative_error": [round(error, 6) for error in assigned.relative_error],
         },
     }

@@ -35,7 +35,7 @@ class SidTable:
     codebook_sizes: tuple[int, ...]
     """Codes of each level."""
     vectors: npt.NDArray[np.float32]
-    """float32 [V, D] item vectors (centred), for prototypes and tiers."""
+    """float32 [V, D] item vectors (centred), for prototypes and tiers; D is 0 without vectors."""
     quantizer: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     """What assigned the codes: `codebook_<level>` [K, D], means, RQ-VAE weights."""
     manifest: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +53,18 @@ class SidTable:
     def num_levels(self) -> int:
         """L, the de-duplication level included."""
         return len(self.codebook_sizes)
+
+    def require_vectors(self, what: str) -> None:
+        """Refuse a part of a model that reads `vectors` where there are none.
+
+        Raises:
+            ValueError: the message names `what` and the remedy.
+        """
+        if self.vectors.shape[1] == 0:
+            raise ValueError(
+                f"{what} needs item vectors, but these semantic IDs have none (sid.source is "
+                "'none'); set sid.source to text, collaborative, both or file"
+            )
 
     def save(self, folder: Path | str) -> None:
         """Write sids.parquet, vectors.safetensors, quantizer.safetensors and manifest.json.

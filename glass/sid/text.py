@@ -45,7 +45,8 @@ def encode_texts(
     if not wanted:
         raise ValueError(
             "sid.source needs item texts but every item's text is empty; "
-            "name data.text_columns, or set sid.source to 'collaborative' or 'file'"
+            "name data.text_columns, or set sid.source to 'collaborative' or 'file' (for published "
+            "codes also 'none')"
         )
     folder = find_model(model)
     path = None

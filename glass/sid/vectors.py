@@ -28,7 +28,8 @@ class ItemVectors:
     """Item vectors and what is worth telling about them."""
 
     vectors: Vectors
-    """float32 [V, D]; rows have unit length (`both`: unit parts beside each other) or are zero."""
+    """float32 [V, D]; rows have unit length (`both`: unit parts beside each other) or are zero.
+    `none`: D is 0."""
     means: dict[str, Vectors] = field(default_factory=dict)
     """The subtracted mean of each centred part, float32 [D of the part]."""
     facts: dict[str, Any] = field(default_factory=dict)
@@ -65,8 +66,10 @@ def item_vectors(config: SidConfig, dataset: Dataset) -> ItemVectors:
             {**text.means, **collaborative.means},
             {**text.facts, **collaborative.facts},
         )
+    if config.source == "none":
+        return ItemVectors(np.zeros((dataset.num_items, 0), np.float32))
     raise ValueError(
-        f"sid.source is {config.source!r}; it must be text, collaborative, both or file"
+        f"sid.source is {config.source!r}; it must be text, collaborative, both, file or none"
     )
 
 

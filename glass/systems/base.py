@@ -74,6 +74,10 @@ class System(ABC, Generic[SettingsT, ModelT]):
     def history_length(self, config: RunConfig) -> int:
         """Newest events that its trunk reads."""
 
+    def vector_readers(self, config: RunConfig) -> list[str]:
+        """Settings by which its model reads item vectors; published codes may have none."""
+        return []
+
     @abstractmethod
     def make(self, config: RunConfig, table: SidTable, dataset: Dataset) -> ModelT:
         """A new model with random weights.

@@ -48,6 +48,13 @@ class EncoderDecoder(System[ModelConfig, Glass]):
     def history_length(self, config: RunConfig) -> int:
         return config.model.short_length
 
+    def vector_readers(self, config: RunConfig) -> list[str]:
+        model = self.settings(config)
+        readers = ["model.use_sid_tier"] if model.use_sid_tier else []
+        if model.use_hard_search and model.num_neighbours:
+            readers.append("model.num_neighbours")
+        return readers
+
     def make(self, config: RunConfig, table: SidTable, dataset: Dataset) -> Glass:
         return Glass.from_data(self.settings(config), table, dataset)
 

@@ -234,3 +234,24 @@ def test_metric_of_early_stopping_must_be_measured(arguments: list[str], message
 
 def test_metric_of_early_stopping_may_be_any_that_is_measured() -> None:
     check_config(load(None, "--train.metric=recall@5", "--eval.ks=[1,5]"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reader"),
+    [
+        ((), "model.use_sid_tier"),
+        (("--model.use_sid_tier=false",), "model.num_neighbours"),
+        (("--model.use_sid_tier=false", "--model.num_neighbours=0"), None),
+        (("--systems=[tiger]",), None),
+    ],
+)
+def test_models_that_read_item_vectors_need_some(
+    arguments: tuple[str, ...], reader: str | None
+) -> None:
+    published = ("--sid.source=none", "--sid.quantizer=published", "--sid.codes_path=a.json")
+    config = load(None, *published, *arguments)
+    if reader is None:
+        check_config(config)
+        return
+    with pytest.raises(ValueError, match=rf"sid\.source is 'none'; it must be .*{reader} reads"):
+        check_config(config)

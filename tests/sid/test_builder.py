@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import glass.sid.builder as builder
+import glass.sid.quantizers as quantizers
 from glass.config import RqVaeConfig, SidConfig
 from glass.sid import SidTable, build
 
@@ -81,7 +82,7 @@ def test_failed_build_leaves_no_folder(dataset, encoder, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builder, "fit_residual_kmeans", fail)
+    monkeypatch.setattr(quantizers, "fit_residual_kmeans", fail)
     with pytest.raises(KeyboardInterrupt):
         build(SMALL, dataset, tmp_path / "sid")
     assert not (tmp_path / "sid").exists()
@@ -119,14 +120,14 @@ def test_deduplication_level_makes_sids_unique(dataset, encoder, tmp_path):
     [
         ({"codebook_sizes": (4, 41)}, r"more codes .* \(40\)"),
         ({"codebook_sizes": ()}, "at least one level"),
-        ({"source": "file"}, r"vectors_path is empty"),
+        ({"source": "file"}, r"vectors_path is empty, but"),
         ({"source": "file", "vectors_path": "nowhere.npy"}, "nowhere.npy is not a file"),
         ({"text_weight": 0.0}, r"text_weight is 0\.0"),
         ({"kmeans_iterations": 0}, "kmeans_iterations is 0"),
         ({"collaborative_window": 0}, "collaborative_window is 0"),
         ({"rqvae": RqVaeConfig(epochs=0)}, r"rqvae\.epochs is 0"),
         ({"seed": -1}, r"sid\.seed is -1"),
-        ({"quantizer": "opq"}, "'opq'; it must be rkmeans or rqvae"),
+        ({"quantizer": "opq"}, "'opq'; it must be rkmeans, rqvae, published"),
     ],
 )
 def test_bad_settings_are_told_before_any_work(changes, message, dataset, tmp_path, monkeypatch):
