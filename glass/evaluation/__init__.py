@@ -14,6 +14,7 @@ from glass.evaluation.item_ranking import ItemRanking, OwnCounts, rank_items, ra
 from glass.evaluation.metrics import RankMetrics, rank_metrics
 from glass.evaluation.predictions import Predictions, read_predictions, write_predictions
 from glass.evaluation.ranking import SystemRanking
+from glass.evaluation.redistribution import describe_redistribution
 from glass.evaluation.results import build_metrics, by_history_length, write_json_atomic
 from glass.evaluation.table import format_table
 from glass.evaluation.targets import Targets
@@ -30,6 +31,7 @@ __all__ = [
     "build_metrics",
     "by_history_length",
     "choose_half_life",
+    "describe_redistribution",
     "format_table",
     "generation_diagnostics",
     "paired_bootstrap",

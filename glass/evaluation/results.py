@@ -19,7 +19,14 @@ from glass.evaluation.targets import Targets
 FORMAT_VERSION = 2
 """2: item_* judges the item lists of every system; split credit has names of its own. Part of the
 fingerprint of an evaluation, so results of another version are made anew."""
-REFERENCES = ("glass", "tiger")
+COUNTERPARTS = {
+    "glass": "tiger",
+    "intrr_transformer": "flattened_transformer",
+    "intrr_hstu": "flattened_hstu",
+}
+"""System -> what it is to be compared with before all others: its model without the paper's idea.
+"""
+REFERENCES = ("glass", "tiger", "intrr_transformer", "intrr_hstu")
 """Differences are taken from the first of these systems that ran, to each other one."""
 HISTORY_EDGES = (50, 100, 200, 500, 1000)
 """Default bounds of `by_history_length`; 50 is where the long history of GLASS begins."""
@@ -46,7 +53,7 @@ def build_metrics(
             are left out.
         seed: seed of the bootstrap; all systems share its draws.
         generation: system name -> `generation_diagnostics` and, say, `acc_1`.
-        pairs: (a, b) for the differences a - b; None: `REFERENCES`.
+        pairs: (a, b) for the differences a - b; None: by `REFERENCES` and `COUNTERPARTS`.
         difference_metrics: metrics that are compared; None: all.
 
     Returns:
@@ -168,11 +175,11 @@ def write_json_atomic(path: Path | str, content: Any) -> None:
 
 
 def _default_pairs(systems: Mapping[str, RankMetrics]) -> list[tuple[str, str]]:
-    """GLASS against every other system; without GLASS the same for TIGER."""
+    """The first reference against every other system; then every system and its counterpart."""
     reference = next((name for name in REFERENCES if name in systems), None)
-    if reference is None:
-        return []
-    return [(reference, name) for name in systems if name != reference]
+    pairs = [(reference, name) for name in systems if name != reference] if reference else []
+    pairs += [pair for pair in COUNTERPARTS.items() if {*pair} <= {*systems} and pair not in pairs]
+    return pairs
 
 
 def _checked(

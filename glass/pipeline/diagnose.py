@@ -1,4 +1,4 @@
-"""Teacher-forced diagnostics: accuracy per level, and the gate against the retrieved length."""
+"""Teacher-forced accuracy per level, gates against the retrieved length, and where items moved."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
+from glass.evaluation import describe_redistribution
 from glass.serving.folder import device
 from glass.systems import TRAINED, Model
 
@@ -25,6 +26,8 @@ class Diagnosis:
     gates: dict[str, list[float]]
     """`length`: mean retrieved items of a bin, `mean_gate` over layers and channels, `count`;
     empty without hard search."""
+    redistribution: dict[str, Any]
+    """See `describe_redistribution`; empty for a model that leaves the SIDs as they are."""
 
 
 @torch.no_grad()
@@ -54,7 +57,13 @@ def diagnose(
             layer.keep_gate, layer.gate = False, None
     hits = np.concatenate(correct).mean(axis=0)
     accuracy = {f"acc_{level}": float(hit) for level, hit in enumerate(hits, start=1)}
-    return Diagnosis(accuracy, _by_length(lengths, gates))
+    assignments = TRAINED[system].assignments(model)
+    moved = {}
+    if assignments is not None:
+        moved = describe_redistribution(
+            model.codes.cpu().numpy(), assignments, dataset.train_counts
+        )
+    return Diagnosis(accuracy, _by_length(lengths, gates), moved)
 
 
 def _by_length(lengths: list[Any], gates: list[Any]) -> dict[str, list[float]]:

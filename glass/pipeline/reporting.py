@@ -17,6 +17,7 @@ from glass.pipeline.neural import load_system
 from glass.report import ReportInput, print_summary, sid_health_facts, write_report
 from glass.systems import TRAINED
 from glass.training.log import read_rows
+from glass.training.metric import score_name
 
 if TYPE_CHECKING:
     from glass.pipeline.run import Run
@@ -47,7 +48,9 @@ def report_input(run: Run) -> ReportInput:
         tier_occupancy=occupancy,
         tier_edges=edges,
         training_logs=logs,
+        validation_metric=score_name(run.config.train.metric),
         gates=metrics.get("gates", {}),
+        redistribution=_with_titles(run, metrics.get("redistribution", {})),
         by_history=metrics.get("by_history", {}),
         examples=example_users(run, run.config.num_example_users),
         steps=run.clock.steps(),
@@ -76,6 +79,15 @@ def _tiers(run: Run) -> tuple[list[float], list[float]]:
             weights = torch.from_numpy(run.dataset.train_counts).float().to(tier.edges.device)
             return tier.occupancy(weights).tolist(), tier.edges.tolist()
     return [], []
+
+
+def _with_titles(run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """Redistribution with the titles of the items that it shows."""
+    titles = run.dataset.item_table["title"]
+    for system in found.values():
+        if "example" in system:
+            system["example"]["titles"] = [titles[item] for item in system["example"]["items"]]
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -37,9 +37,10 @@ from glass.evaluation import (
     write_json_atomic,
     write_predictions,
 )
+from glass.evaluation.results import HISTORY_EDGES
 from glass.pipeline.check import check_config
 from glass.pipeline.clock import StepClock
-from glass.pipeline.diagnose import diagnose
+from glass.pipeline.diagnose import Diagnosis, diagnose
 from glass.pipeline.keys import KEY, evaluation_key, stored_key
 from glass.pipeline.lock import locked_folder
 from glass.pipeline.neural import (
@@ -239,13 +240,12 @@ class Run:
         self._forget_results()
         metrics: dict[str, RankMetrics] = {}
         generation: dict[str, dict[str, float]] = {}
-        gates: dict[str, dict[str, list[float]]] = {}
+        diagnoses: dict[str, Diagnosis] = {}
         for system in config.systems:
             with self.clock.step(f"evaluate {system}"):
                 if system in TRAINED:
-                    metrics[system], generation[system], gates[system] = self._evaluate_neural(
-                        system
-                    )
+                    found = self._evaluate_neural(system)
+                    metrics[system], generation[system], diagnoses[system] = found
                 else:
                     metrics[system] = self._evaluate_baseline(system)
         with self.clock.step("metrics"):
@@ -261,10 +261,16 @@ class Run:
                 metrics,
                 self.targets,
                 f"ndcg@{10 if 10 in config.eval.ks else max(config.eval.ks)}",
+                edges=max(
+                    (TRAINED[s].history_edges for s in self.neural_systems), default=HISTORY_EDGES
+                ),
                 resamples=config.eval.bootstrap,
                 seed=config.eval.seed,
             )
-            result["gates"] = {system: gate for system, gate in gates.items() if gate}
+            result["gates"] = {s: found.gates for s, found in diagnoses.items() if found.gates}
+            moved = {s: found.redistribution for s, found in diagnoses.items()}
+            if any(moved.values()):
+                result["redistribution"] = {s: found for s, found in moved.items() if found}
             result[KEY] = key
             write_json_atomic(self.folder / "metrics.json", result)
         return result
@@ -274,9 +280,7 @@ class Run:
         written = (self.folder / "predictions" / f"{s}.parquet" for s in self.config.systems)
         return stored_key(self.folder / "metrics.json") == key and all(p.exists() for p in written)
 
-    def _evaluate_neural(
-        self, system: str
-    ) -> tuple[RankMetrics, dict[str, float], dict[str, list[float]]]:
+    def _evaluate_neural(self, system: str) -> tuple[RankMetrics, dict[str, float], Diagnosis]:
         model, _, trie = load_system(self.folder / system)
         given = (self.dataset, self.samples)
         decoded = decode_samples(system, model, trie, *given, self.config, progress=self.progress)
@@ -295,7 +299,7 @@ class Run:
             prior=self.config.eval.item_prior,
         ).items
         metrics = self._judge(system, ranked, items, scores=decoded.scores)
-        return metrics, {**diagnosis.accuracy, **numbers}, diagnosis.gates
+        return metrics, {**diagnosis.accuracy, **numbers}, diagnosis
 
     def _evaluate_baseline(self, system: str) -> RankMetrics:
         ranking = self._rank_baseline(system)

@@ -11,7 +11,8 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from glass.report import figures, figures_data, tables, tables_data
+from glass.evaluation.results import COUNTERPARTS
+from glass.report import figures, figures_data, redistribution, tables, tables_data
 from glass.report.input import ReportInput
 from glass.report.text import (
     as_number,
@@ -26,10 +27,9 @@ from glass.report.text import (
     percent,
     system_label,
 )
-from glass.report.verdict import primary_metric, rivals, score, verdict
+from glass.report.verdict import main_system, primary_metric, rivals, score, verdict
 
 FILE_NAME = "report.html"
-_VALID = "valid_ndcg@20"
 SECTIONS = (
     ("headline", "Result"),
     ("metrics", "Metrics"),
@@ -44,6 +44,7 @@ SECTIONS = (
     ("cost", "Time and memory"),
     ("environment", "Environment"),
 )
+_WITH_REDISTRIBUTION = (*SECTIONS[:9], ("redistribution", "Redistribution"), *SECTIONS[9:])
 
 
 def write_report(run: ReportInput) -> Path:
@@ -100,9 +101,11 @@ def _context(run: ReportInput) -> dict[str, Any]:
     main = sorted((c for c in found if c.metric in shown), key=lambda c: shown.index(c.metric))
     generation = {s: lookup(v, "generation") or {} for s, v in _systems(metrics).items()}
     levels = run.sid_health.get("levels")
+    valid, valid_label = f"valid_{run.validation_metric}", metric_label(run.validation_metric)
+    moved = redistribution.moved_table(run.redistribution)
     return {
         "run": run,
-        "sections": SECTIONS,
+        "sections": SECTIONS if moved is None else _WITH_REDISTRIBUTION,
         "verdict": verdict(metrics),
         "tiles": _tiles(run, metric),
         "summary": _summary(run),
@@ -119,9 +122,9 @@ def _context(run: ReportInput) -> dict[str, Any]:
         "crp_figure": figures.rank_progression(generation),
         "gate_figure": figures.gate_by_length(run.gates),
         "gate_trends": figures.gate_trends(run.gates),
-        "training_table": tables_data.training_table(run.training_logs, _VALID),
+        "training_table": tables_data.training_table(run.training_logs, valid, valid_label),
         "loss_figure": figures.training(run.training_logs, "loss", "Training loss"),
-        "valid_figure": figures.training(run.training_logs, _VALID, "Validation NDCG@20"),
+        "valid_figure": figures.training(run.training_logs, valid, f"Validation {valid_label}"),
         "data_facts": tables_data.data_facts(run.data_card),
         "split_table": tables_data.split_table(run.data_card),
         "sources": _sources(run.data_card.get("sources")),
@@ -133,6 +136,8 @@ def _context(run: ReportInput) -> dict[str, Any]:
         "bucket_figure": figures_data.bucket_sizes(run.sid_health.get("bucket_sizes")),
         "tier_figure": figures_data.tier_occupancy(run.tier_occupancy, run.tier_edges),
         "tier_note": _tier_note(run),
+        "moved_table": moved,
+        "pair_figures": _pair_figures(run),
         "step_table": tables_data.step_table(run.steps),
         "environment_facts": tables_data.facts(run.environment),
     }
@@ -152,8 +157,10 @@ def _systems(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
 def _tiles(run: ReportInput, metric: str) -> list[tuple[str, str, str]]:
     """(label, value, note): the scores that the verdict compares."""
     systems = ordered_systems(_systems(run.metrics))
-    shown = [s for s in ("glass",) if s in systems]
-    shown += rivals(run.metrics, "glass", metric) if shown else systems[::-1][:3]
+    main = main_system(run.metrics, metric)
+    shown = systems[::-1][:3]
+    if main in COUNTERPARTS:
+        shown = [main, *rivals(run.metrics, main, metric)]
     tiles = []
     for system in shown:
         bounds = lookup(run.metrics, "systems", system, "ci", metric)
@@ -183,6 +190,15 @@ def _summary(run: ReportInput) -> str:
     if run.created:
         parts.append(clean(run.created, 60))
     return " · ".join(parts)
+
+
+def _pair_figures(run: ReportInput) -> list[Markup]:
+    found = []
+    for system in ordered_systems(run.redistribution):
+        example = lookup(run.redistribution, system, "example")
+        titles = lookup(example, "titles") or ("", "")
+        found.append(redistribution.pair_figure(system, example, titles))
+    return [figure for figure in found if figure is not None]
 
 
 def _tier_note(run: ReportInput) -> str:

@@ -80,9 +80,13 @@ class ReportInput:
     tier_edges: Sequence[float] = ()
     """Cosines that bound the tiers, one more than tiers; may stay empty."""
     training_logs: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """System -> log rows with `step`, `epoch`, `loss`, `valid_ndcg@20`; each may be absent."""
+    """System -> log rows with `step`, `epoch`, `loss`, `valid_<metric>`; each may be absent."""
+    validation_metric: str = "ndcg@20"
+    """The metric that stopped the trainings."""
     gates: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     """System -> {`length`, `mean_gate`, `count`}: mean gate by number of retrieved items."""
+    redistribution: Mapping[str, Any] = field(default_factory=dict)
+    """System -> `describe_redistribution`; its `example` may have `titles` of the two items."""
     by_history: Mapping[str, Any] = field(default_factory=dict)
     """`bins` (labels), `count` (targets), `metric`, `systems` {system: values},
     `ci` {system: [[low, high], ...]}."""
@@ -148,6 +152,7 @@ _MAPPINGS = (
     "sid_health",
     "training_logs",
     "gates",
+    "redistribution",
     "by_history",
     "environment",
 )

@@ -31,6 +31,10 @@ _STYLES = {
     "item_knn": ("s3", "D", "--"),
     "popularity": ("s4", "v", ":"),
     "recent_frequency": ("s5", "P", "-."),
+    "intrr_transformer": ("s6", "X", "-"),
+    "flattened_transformer": ("s6", "<", "--"),
+    "intrr_hstu": ("s7", "*", "-"),
+    "flattened_hstu": ("s7", ">", "--"),
 }
 _SPARE = (("s6", "X", "-"), ("s7", "*", "-"), ("s3", "<", "-"), ("s5", ">", "-"))
 

@@ -95,8 +95,10 @@ def level_table(health: Mapping[str, Any]) -> Table | None:
     return Table("Codebooks", head, tuple(rows)) if rows else None
 
 
-def training_table(logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) -> Table | None:
-    """Best validation and last loss of each trained model."""
+def training_table(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str
+) -> Table | None:
+    """Best validation and last loss of each trained model; `key` of the log is called `label`."""
     rows = []
     for system in ordered_systems(logs):
         scored = [r for r in logs[system] if as_number(r.get(key)) is not None]
@@ -111,7 +113,7 @@ def training_table(logs: Mapping[str, Sequence[Mapping[str, Any]]], key: str) ->
             decimal(losses[-1] if losses else None, 3),
         )
         rows.append((Cell(system_label(system)), *map(Cell, texts)))
-    head = ("Model", "Best validation NDCG@20", "at epoch", "Last epoch", "Steps", "Last loss")
+    head = ("Model", f"Best validation {label}", "at epoch", "Last epoch", "Steps", "Last loss")
     return Table("Best and last", head, tuple(rows)) if rows else None
 
 

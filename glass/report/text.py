@@ -14,17 +14,29 @@ import numpy as np
 MINUS = "\N{MINUS SIGN}"
 DASH = "\N{EN DASH}"
 MISSING = DASH
-_SYSTEM_ORDER = ("popularity", "own_frequency", "recent_frequency", "item_knn", "tiger", "glass")
+_UNTRAINED = ("popularity", "own_frequency", "recent_frequency", "item_knn")
+_TRAINED = (
+    "flattened_hstu",
+    "intrr_hstu",
+    "flattened_transformer",
+    "intrr_transformer",
+    "tiger",
+    "glass",
+)
 _SYSTEM_LABELS = {
     "glass": "GLASS",
     "tiger": "TIGER",
+    "intrr_transformer": "IntRR (Transformer)",
+    "intrr_hstu": "IntRR (HSTU)",
+    "flattened_transformer": "Flattened (Transformer)",
+    "flattened_hstu": "Flattened (HSTU)",
     "item_knn": "Item kNN",
     "own_frequency": "Own frequency",
     "recent_frequency": "Recent frequency",
     "popularity": "Popularity",
 }
 # Not neural: these need no training and have no beams.
-BASELINES = frozenset({"popularity", "own_frequency", "recent_frequency", "item_knn"})
+BASELINES = frozenset(_UNTRAINED)
 
 
 def clean(value: object, limit: int = 160) -> str:
@@ -146,9 +158,9 @@ def system_label(system: str) -> str:
 
 
 def ordered_systems(systems: Mapping[str, Any]) -> list[str]:
-    """Baselines, then unknown systems as given, then TIGER and GLASS."""
-    middle = len(_SYSTEM_ORDER) - 2.5
-    ranks = {name: float(rank) for rank, name in enumerate(_SYSTEM_ORDER)}
+    """Baselines, then unknown systems as given, then the known models, GLASS last."""
+    middle = len(_UNTRAINED) - 0.5
+    ranks = {name: float(rank) for rank, name in enumerate((*_UNTRAINED, *_TRAINED))}
     return sorted(systems, key=lambda name: ranks.get(name, middle))
 
 

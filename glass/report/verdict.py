@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from glass.evaluation.results import COUNTERPARTS, REFERENCES
 from glass.report.text import (
     BASELINES,
     as_number,
@@ -136,12 +137,37 @@ def strongest(metrics: Mapping[str, Any], systems: list[str], metric: str) -> st
     return max(scored)[1] if scored else None
 
 
-def rivals(metrics: Mapping[str, Any], main: str, metric: str) -> list[str]:
-    """TIGER, then the strongest baseline without training: what `main` has to beat."""
+def main_system(metrics: Mapping[str, Any], metric: str) -> str | None:
+    """Whom the run is about: the first of `REFERENCES` with a counterpart, else the strongest."""
     systems = ordered_systems(lookup(metrics, "systems") or {})
-    found = [s for s in ("tiger",) if s in systems and s != main]
+    known = (s for s in REFERENCES if s in COUNTERPARTS and score(metrics, s, metric) is not None)
+    return next(known, None) or strongest(metrics, systems, metric)
+
+
+def rivals(metrics: Mapping[str, Any], main: str, metric: str) -> list[str]:
+    """Its counterpart, then the strongest baseline without training: what `main` has to beat."""
+    systems = ordered_systems(lookup(metrics, "systems") or {})
+    found = [s for s in (COUNTERPARTS.get(main, "tiger"),) if s in systems and s != main]
     best = strongest(metrics, [s for s in systems if s in BASELINES and s != main], metric)
     return found + ([best] if best else [])
+
+
+def _comparisons(
+    metrics: Mapping[str, Any], main: str, metric: str
+) -> list[tuple[Comparison, str]]:
+    """Main system against its rivals, other systems against their counterparts; and roles."""
+    pairs = [
+        (main, rival, "the strongest baseline" if rival in BASELINES else "")
+        for rival in rivals(metrics, main, metric)
+    ]
+    systems = lookup(metrics, "systems") or {}
+    pairs += [
+        (one, other, "")
+        for one, other in COUNTERPARTS.items()
+        if one != main and {one, other} <= {*systems}
+    ]
+    found = [(compare(metrics, one, other, metric), role) for one, other, role in pairs]
+    return [(comparison, role) for comparison, role in found if comparison is not None]
 
 
 def verdict(metrics: Mapping[str, Any]) -> Verdict:
@@ -149,24 +175,21 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     metric = primary_metric(metrics)
     if metric is None:
         return Verdict("No metrics are available for this run.", (), "mixed")
-    systems = ordered_systems(lookup(metrics, "systems") or {})
-    scored = score(metrics, "glass", metric) is not None
-    main = "glass" if scored else strongest(metrics, systems, metric)
+    main = main_system(metrics, metric)
     assert main is not None, "primary_metric names a metric that some system has"
-    found = [compare(metrics, main, rival, metric) for rival in rivals(metrics, main, metric)]
-    comparisons = [c for c in found if c is not None]
-    if not comparisons:
+    found = _comparisons(metrics, main, metric)
+    if not found:
         reached = f"{metric_label(metric)} {decimal(score(metrics, main, metric))}"
         only = f"{system_label(main)} reaches {reached}"
         return Verdict(f"{only}; there is no other system to compare with.", (), "mixed")
-    outcomes = {c.outcome for c in comparisons}
+    outcomes = {comparison.outcome for comparison, _ in found}
     tone: Literal["good", "bad", "mixed"] = (
         "good" if outcomes == {"win"} else "bad" if outcomes == {"loss"} else "mixed"
     )
     also = len(outcomes) == 1
-    details = [c.sentence(also, "the strongest baseline") for c in comparisons[1:]]
+    details = [comparison.sentence(also, role) for comparison, role in found[1:]]
     if outcomes != {"unsure"}:
         details.append(
             "Intervals come from resampling test users; they do not cover the choice of seed."
         )
-    return Verdict(comparisons[0].sentence(), tuple(details), tone)
+    return Verdict(found[0][0].sentence(), tuple(details), tone)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from glass.config import ModelConfig, RunConfig
+from glass.evaluation.redistribution import Assignments
+from glass.evaluation.results import HISTORY_EDGES
 from glass.models import Glass
 from glass.models.decoder import DecoderLayer
 from glass_kernels.modules import TierHistogram
@@ -59,6 +61,9 @@ class System(ABC, Generic[SettingsT, ModelT]):
         name: in `RunConfig.systems`, and of its folder.
     """
 
+    history_edges: tuple[int, ...] = HISTORY_EDGES
+    """Bounds of history lengths between which its scores are told apart."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -101,6 +106,10 @@ class System(ABC, Generic[SettingsT, ModelT]):
     def gate_layers(self, model: ModelT) -> list[DecoderLayer]:
         """Layers whose gate the diagnosis reads."""
         return []
+
+    def assignments(self, model: ModelT) -> Assignments | None:
+        """How the model spreads items over codes, if it learns that."""
+        return None
 
     def tiers(self, model: ModelT) -> TierHistogram | None:
         """SID-Tier of the model."""

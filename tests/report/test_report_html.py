@@ -369,3 +369,39 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_malformed_input_is_named(tmp_path: Path, field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         full_input(tmp_path, **{field: value})
+
+
+def test_items_that_moved_have_a_section_of_their_own(tmp_path: Path) -> None:
+    example = {
+        "items": [3, 5],
+        "titles": [HOSTILE, "Rouge"],
+        "codes": [[0, 1], [0, 1]],
+        "assigned": [[0, 1], [2, 1]],
+        "levels": [
+            {"codes": [0, 2], "shares": [[0.75, 0.25], [0.125, 0.5]]},
+            {"codes": [1], "shares": [[0.5], [1.0]]},
+        ],
+    }
+    moved = {
+        "intrr_hstu": {
+            "moved": [0.25, 0.5],
+            "moved_events": [0.125, 0.375],
+            "moved_any": 0.625,
+            "pairs": {"levels": 1, "count": 9, "distance": [0.3125], "random": [0.875]},
+            "example": example,
+        },
+        "intrr_transformer": {"moved": [0.0, 1.0]},
+    }
+    page = Page(render(ReportInput("x", tmp_path, redistribution=moved)))
+    ids = [attrs["id"] for tag, attrs in page.tags if tag == "section"]
+    links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
+    assert [f"#{name}" for name in ids] == links
+    assert len(ids) == len(SECTIONS) + 1
+    assert page.open == []
+    text = " ".join(" ".join(page.text).split())
+    assert "IntRR (HSTU) 25.0 % 12.5 % of events 50.0 % 37.5 % of events 62.5 % 0.31" in text
+    assert "IntRR (Transformer) 0.0 %" in text
+    assert "random 0.88" in text
+    assert "Rouge" in text
+    assert "0*" in text  # the code of the SID is marked
+    assert not any(tag == "script" for tag, _ in page.tags)

@@ -25,7 +25,7 @@ from glass.report.text import (
     percent,
     signed,
 )
-from glass.report.verdict import compare, verdict
+from glass.report.verdict import compare, main_system, verdict
 
 
 def metrics(differences: dict[str, Any] | None = None, **scores: float) -> dict[str, Any]:
@@ -252,3 +252,39 @@ def test_summary_refuses_negative_counts() -> None:
 
 def test_summary_of_an_empty_run() -> None:
     assert summary_text(ReportInput("x", Path("x"))) == "No metrics are available for this run.\n"
+
+
+def test_intrr_is_set_against_its_own_baseline_on_each_backbone() -> None:
+    differences = {
+        "intrr_transformer - flattened_transformer": {"ndcg@10": [0.02, 0.01, 0.03]},
+        "intrr_hstu - flattened_hstu": {"ndcg@10": [-0.01, -0.02, -0.004]},
+        "intrr_transformer - popularity": {"ndcg@10": [0.06, 0.05, 0.07]},
+    }
+    scores = {
+        "popularity": 0.04,
+        "flattened_hstu": 0.12,  # the best of all, and yet not what the run is about
+        "intrr_hstu": 0.11,
+        "flattened_transformer": 0.08,
+        "intrr_transformer": 0.10,
+    }
+    data = metrics(differences, **scores)
+    assert main_system(data, "ndcg@10") == "intrr_transformer"
+    said = verdict(data)
+    assert said.tone == "mixed"
+    assert said.headline.startswith("IntRR (Transformer) beats Flattened (Transformer) by +0.0200")
+    assert said.details[0].startswith(
+        "IntRR (Transformer) beats Popularity (the strongest baseline) by +0.0600"
+    )
+    assert said.details[1].startswith("IntRR (HSTU) loses to Flattened (HSTU) by 0.0100")
+
+
+def test_glass_comes_first_in_a_run_with_both() -> None:
+    data = metrics(None, tiger=0.1, glass=0.09, intrr_hstu=0.2, flattened_hstu=0.1)
+    assert main_system(data, "ndcg@10") == "glass"
+    headlines = (verdict(data).headline, *verdict(data).details)
+    assert headlines[0].startswith("GLASS scores 0.0100 NDCG@10 below TIGER")
+    assert headlines[1].startswith("IntRR (HSTU) scores 0.1000 NDCG@10 above Flattened (HSTU)")
+
+
+def test_without_a_paper_of_its_own_the_strongest_system_leads() -> None:
+    assert main_system(metrics(None, tiger=0.1, item_knn=0.2), "ndcg@10") == "item_knn"
