@@ -1,6 +1,8 @@
 """Models over semantic IDs."""
 
 from glass.models.decoder import Memory, Retrieval
-from glass.models.glass import Encoded, Glass, Output
+from glass.models.glass import Encoded, Glass
+from glass.models.output import Output
+from glass.models.searching import SearchingModel
 
-__all__ = ["Encoded", "Glass", "Memory", "Output", "Retrieval"]
+__all__ = ["Encoded", "Glass", "Memory", "Output", "Retrieval", "SearchingModel"]

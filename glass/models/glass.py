@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
@@ -14,43 +12,18 @@ from torch.nn import functional as F
 
 import glass_kernels
 from glass.config import ModelConfig
-from glass.data.batches import Batch, Collator
-from glass.models.copy_head import Copied, CopyHead
+from glass.data.batches import Batch
+from glass.models.copy_head import Copied
 from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
 from glass.models.fused import fused
 from glass.models.layers import initialise, initialise_copy
-from glass.models.repeats import SearchedHistory
-from glass.models.tiers import fitted_edges, table_bytes
-from glass_kernels.modules import HardSearch, SidTier, sid_prototypes
+from glass.models.output import Output
+from glass.models.searching import SearchingModel, check_table, judged
 
 if TYPE_CHECKING:
     from glass.data import Dataset
     from glass.sid import SidTable
-
-NO_TARGET = -100
-"""In place of the code where a row of targets is padding."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """Of a training forward pass."""
-
-    loss: Tensor
-    """Mean cross-entropy over all levels of all targets: scalar."""
-    hits: Tensor
-    """Teacher-forced hits per level: bool [B, S, L]; false where there is no target."""
-    present: Tensor
-    """Where there is a target and not padding: bool [B, S]."""
-    retrieved: Tensor | None
-    """Items that the hard search found: int32 [B, S]; None without it."""
-    parts: Mapping[str, Tensor] | None = None
-    """What the loss is made of, by name: detached scalars; None where it is one thing."""
-
-    @property
-    def correct(self) -> Tensor:
-        """Hits of the targets alone: bool [targets, L], a shape that depends on the data."""
-        return self.hits[self.present]
 
 
 @dataclass(frozen=True)
@@ -64,7 +37,7 @@ class Encoded:
 
 
 class Glass(
-    nn.Module,
+    SearchingModel,
     PyTorchModelHubMixin,
     library_name="glass-rec",
     coders={ModelConfig: (asdict, lambda stored: ModelConfig(**stored))},
@@ -83,9 +56,6 @@ class Glass(
     `tier.set_item_embeddings` after loading, as `load_system` does.
     """
 
-    codes: Tensor
-    level_start: Tensor
-
     def __init__(
         self,
         model_config: ModelConfig | dict[str, Any],
@@ -93,46 +63,19 @@ class Glass(
         num_items: int,
         vector_dim: int = 1,
     ) -> None:
-        super().__init__()
         # The hub mixin gives the JSON of config.json where it cannot see the annotation's type.
         config = ModelConfig(**model_config) if isinstance(model_config, dict) else model_config
-        self.config = config
-        self.codebook_sizes = tuple(codebook_sizes)
-        start = [0]
-        for size in self.codebook_sizes:
-            start.append(start[-1] + size)
-        self.register_buffer("level_start", torch.tensor(start[:-1]), persistent=False)
-        self.register_buffer(
-            "codes", torch.zeros(num_items, len(self.codebook_sizes), dtype=torch.int32)
-        )
-        self.token_table = nn.Parameter(torch.randn(start[-1], config.d_model))
+        super().__init__(config, codebook_sizes, num_items)
+        self.token_table = nn.Parameter(torch.randn(sum(self.codebook_sizes), config.d_model))
         self.bos = nn.Parameter(torch.randn(config.d_model))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        self.tier: SidTier | None = None
-        if config.use_sid_tier:
-            self.tier = SidTier(
-                num_items,
-                self.codebook_sizes[0],
-                config.num_tiers,
-                vector_dim,
-                config.d_model,
-                config.dropout,
-                table_limit=table_bytes(config),
-            )
-        self.hard_search: HardSearch | None = None
-        if config.use_hard_search:
-            self.hard_search = HardSearch(
-                self.codebook_sizes[0],
-                max_items=config.search_max_items,
-                num_neighbours=config.num_neighbours,
-                min_items=config.search_min_items,
-            )
+        self._add_tier(vector_dim)
+        self._add_search()
+        if self.hard_search is not None:
             self.retrieved_projection = nn.Linear(config.d_model, config.d_model, bias=False)
             nn.init.normal_(self.retrieved_projection.weight, std=config.d_model**-0.5)
-        self.copy_head: CopyHead | None = None
-        if config.copy_head and config.use_hard_search:
-            self.copy_head = CopyHead(config.d_model, num_items, self.num_levels)
+        self._add_copy_head()
         initialise(self, config.d_model)
         self._initialise_modules()
 
@@ -156,46 +99,11 @@ class Glass(
                 vectors where SID-Tier or neighbour codes read them, or `tier_standardize` with
                 fewer than two training samples.
         """
-        codes = torch.from_numpy(sid_table.codes)
-        if len(codes) != dataset.num_items:
-            raise ValueError(
-                f"sid_table holds {len(codes)} items, data set {dataset.name!r} "
-                f"{dataset.num_items}; build the SIDs again for this data set"
-            )
-        if config.use_sid_tier:
-            sid_table.require_vectors("SID-Tier (model.use_sid_tier)")
-        if config.use_hard_search and config.num_neighbours:
-            sid_table.require_vectors("hard search in neighbour codes (model.num_neighbours)")
-        vectors = torch.from_numpy(sid_table.vectors)
-        model = cls(config, tuple(sid_table.codebook_sizes), len(codes), vectors.shape[1])
-        model.codes.copy_(codes)
-        prototypes = sid_prototypes(vectors, codes[:, 0], model.codebook_sizes[0])
-        if config.tier_standardize or config.copy_head:
-            batch = _training_batch(config, dataset)
-        if model.tier is not None:
-            edges = fitted_edges(config, vectors, prototypes, dataset)
-            model.tier.rebuild(vectors, prototypes, edges)
-            if config.tier_standardize:
-                if len(batch) < 2:
-                    raise ValueError(
-                        "model.tier_standardize needs at least 2 training samples with a history, "
-                        f"data set {dataset.name!r} has {len(batch)}; set model.tier_standardize "
-                        "to false, or keep more training events (data.num_test_events, "
-                        "data.num_valid_events)"
-                    )
-                model.tier.standardize(batch.long_items, batch.long_offsets)
-        if model.copy_head is not None:
-            users, items = (torch.from_numpy(p.astype(np.int64)) for p in dataset.train_events())
-            model.copy_head.fit(codes, users, items, SearchedHistory.of(batch))
-        if model.hard_search is not None:
-            occupied = torch.bincount(codes[:, 0], minlength=model.codebook_sizes[0]) > 0
-            model.hard_search.set_prototypes(prototypes, occupied)
+        check_table(config, sid_table, dataset)
+        vector_dim = sid_table.vectors.shape[1]
+        model = cls(config, tuple(sid_table.codebook_sizes), dataset.num_items, vector_dim)
+        model.fit(sid_table, dataset)
         return model
-
-    @property
-    def num_levels(self) -> int:
-        """L, the number of codes of a SID."""
-        return len(self.codebook_sizes)
 
     # --- inputs
 
@@ -227,7 +135,7 @@ class Glass(
         if batch.padded:
             valid = (batch.short_items >= 0).repeat_interleave(self.num_levels, dim=1)
         if self.tier is not None:
-            token = self._tier_token(batch)[:, None].to(x.dtype)
+            token = self.tier_token(batch)[:, None].to(x.dtype)
             last = self.config.tier_token_last
             x = torch.cat((x, token) if last else (token, x), dim=1)
             if valid is not None:
@@ -236,32 +144,7 @@ class Glass(
 
     def _with_history(self, batch: Batch, memory: Memory) -> Encoded:
         """Adds what the decoder reads of the searched histories."""
-        if self.hard_search is None:
-            return Encoded(memory, None, None)
-        if batch.kept is not None and batch.kept.index is not None:
-            assert self.copy_head is None  # it reads every event
-            return Encoded(memory, batch.kept.index, batch.kept.tokens)
-        codes = self.codes[batch.long_items]
-        index = self.hard_search.index(codes[:, 0], batch.long_offsets)
-        copied = None
-        if self.copy_head is not None:
-            history = SearchedHistory.of(batch)
-            copied = self.copy_head.copied(history, codes, self.codebook_sizes[0])
-        return Encoded(memory, index, codes.long() + self.level_start, copied)
-
-    def _tier_token(self, batch: Batch) -> Tensor:
-        assert self.tier is not None
-        if batch.kept is not None and batch.kept.tiers is not None:
-            return self.tier.token(batch.kept.tiers)
-        token: Tensor = self.tier(batch.long_items, batch.long_offsets)
-        return token
-
-    def retrieve(self, encoded: Encoded, sid1: Tensor) -> Retrieval | None:
-        """History items that share sid1 [B, S] (negative: nothing)."""
-        if self.hard_search is None or encoded.index is None or encoded.tokens is None:
-            return None
-        positions, lengths = self.hard_search.search(encoded.index, sid1)
-        return Retrieval(encoded.tokens, positions, lengths)
+        return Encoded(memory, *self.searched(batch))
 
     # --- training
 
@@ -276,12 +159,9 @@ class Glass(
         for level in range(self.num_levels):
             state = hidden[..., level, :]
             logits = self.level_logits(state, level, encoded, retrieval, codes)
-            # Padding is masked, not cut out: one shape for torch.compile, no wait on a GPU.
-            target = codes[..., level].masked_fill(~present, NO_TARGET)
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            flat = logits.to(wide).flatten(0, 1)
-            losses.append(F.cross_entropy(flat, target.flatten(), ignore_index=NO_TARGET))
-            hits.append(logits.detach().argmax(-1) == target)
+            loss, hit = judged(logits, codes[..., level], present)
+            losses.append(loss)
+            hits.append(hit)
         retrieved = None if retrieval is None else retrieval.lengths
         return Output(torch.stack(losses).mean(), torch.stack(hits, dim=-1), present, retrieved)
 
@@ -336,13 +216,7 @@ class Glass(
         start = int(sum(self.codebook_sizes[:level]))
         head = self.token_table[start : start + self.codebook_sizes[level]]
         logits = F.linear(hidden * self.config.d_model**-0.5, head)
-        if self.copy_head is None:
-            return logits
-        assert encoded.copied is not None
-        positions = None if retrieval is None else retrieval.positions
-        mass = encoded.copied.mass(prefix[..., :level], self.codebook_sizes[level], positions)
-        mixture: Tensor = self.copy_head(logits, hidden, *mass, level)
-        return mixture
+        return self.mixed(logits, hidden, level, encoded, retrieval, prefix)
 
     def steps(self, batch: Batch) -> GlassSteps:
         """Decoding of a batch level by level, for `glass.generation.generate`."""
@@ -388,13 +262,3 @@ class GlassSteps:
             newest, self._encoded.memory, self._retrieval, self._past, (users, width)
         )
         return self._model.level_logits(hidden, level, self._encoded, self._retrieval, self._prefix)
-
-
-def _training_batch(config: ModelConfig, dataset: Dataset, count: int = 4096) -> Batch:
-    """Up to `count` training samples drawn with a fixed seed."""
-    samples = dataset.samples("train")
-    collate = Collator(
-        dataset, samples, short_length=config.short_length, long_history=config.long_history
-    )
-    rng = np.random.default_rng(0)
-    return collate(np.sort(rng.permutation(len(samples))[:count]))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
 from glass.generation.protocol import Steps
-from glass.models.glass import Output
+from glass.models.output import Output
 from glass.models.sequence.backbone import Backbone
 from glass.models.sequence.hstu import hstu
 from glass.models.sequence.transformer import transformer

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
-from glass.models.glass import Output
+from glass.models.output import Output
 from glass.models.sequence.backbone import Times
 from glass.models.sequence.base import CODERS, BackboneName, SequenceModel, at_states, make_output
 from glass.models.sequence.jagged import Jagged
