@@ -12,7 +12,7 @@ from toy import random_dataset, toy_sids
 
 from glass.config import SequenceConfig
 from glass.data import Dataset
-from glass.data.sequences import SequenceBatch, SequenceCollator, WindowCollator, Windows
+from glass.data.sequences import SequenceBatch, WindowCollator, Windows
 from glass.models.sequence import SYSTEMS, SequenceModel, model_class
 from glass.sid import SidTable
 
@@ -31,9 +31,11 @@ KINDS = [
     *((system, "released") for system in SYSTEMS if system.endswith("hstu")),
 ]
 """Every system with each form of its backbone."""
-DATASET = random_dataset(10, seed=5)
+NUM_ITEMS = 43
+DATASET = random_dataset(10, seed=5, num_items=NUM_ITEMS)
+SIDS = toy_sids(NUM_ITEMS)
 ITEMS = np.unique(DATASET.items[DATASET.split == 0]).tolist()
-"""Items that training knows."""
+"""Items that training knows; the data have no event of the last three."""
 
 
 def sequence_model(
@@ -48,7 +50,7 @@ def sequence_model(
     """A float64 model whose states differ clearly, in eval mode."""
     torch.manual_seed(seed)
     config = dataclasses.replace(TINY, hstu=hstu, **settings)
-    model = model_class(system).from_data(system, config, sids or toy_sids(), dataset)
+    model = model_class(system).from_data(system, config, sids or SIDS, dataset)
     for name, parameter in model.named_parameters():
         if name.endswith(".time") or "position" in name:
             torch.nn.init.normal_(parameter)
@@ -79,9 +81,3 @@ def histories_batch(
         times = [[int(100 * 1.7**j) + 10 * b for j in range(n)] for b, n in enumerate(lengths)]
     seconds = torch.tensor([t for row in times for t in row], dtype=torch.int64)
     return SequenceBatch.of_histories(items, offsets, seconds)
-
-
-def test_split_batch() -> SequenceBatch:
-    """Newest histories of the test samples with their targets."""
-    samples = DATASET.samples("test")
-    return SequenceCollator(DATASET, samples, max_items=5)(np.arange(len(samples)))

@@ -4,6 +4,7 @@ from glass.models.sequence.base import SequenceModel
 from glass.models.sequence.budget import ParameterCounts, parameter_counts
 from glass.models.sequence.flattened import Flattened
 from glass.models.sequence.intrr import IntRR
+from glass.models.sequence.redistribution import moved_share
 
 SYSTEMS: dict[str, type[SequenceModel]] = {
     "flattened_transformer": Flattened,
@@ -31,5 +32,6 @@ __all__ = [
     "ParameterCounts",
     "SequenceModel",
     "model_class",
+    "moved_share",
     "parameter_counts",
 ]

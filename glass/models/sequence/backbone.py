@@ -260,14 +260,14 @@ def attend_to_both(
     Attends to the user's keys and values [B, H, N, D] and the branch's own [B, W, H, K, D].
     """
     users, width, heads, new, size = query.shape
+    length = shared[0].shape[2]
     query = layer.scaled(query)
     together = query.transpose(1, 2).reshape(users, heads, width * new, size)
     to_shared = torch.matmul(together, shared[0].transpose(2, 3))
-    to_shared = to_shared.view(users, heads, width, new, -1)
+    to_shared = to_shared.view(users, heads, width, new, length)
     to_own = torch.matmul(query, own[0].transpose(3, 4)).transpose(1, 2)
     scores = torch.cat((to_shared + bias[0].to(query.dtype), to_own + bias[1].to(query.dtype)), -1)
     weights = layer.weights(scores, hidden)
-    length = shared[0].shape[2]
     from_shared = torch.matmul(weights[..., :length].flatten(2, 3), shared[1])
     from_own = torch.matmul(weights[..., length:].transpose(1, 2), own[1])  # [B, W, H, P, D]
     from_shared = from_shared.view(users, heads, width, new, size)

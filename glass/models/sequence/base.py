@@ -143,6 +143,11 @@ class SequenceModel(nn.Module, PyTorchModelHubMixin, ABC):
         """Where the model lies."""
         return self.codes.device
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether `SequenceBatch.times` are looked at."""
+        return self.backbone.timed
+
     @abstractmethod
     def forward(self, batch: SequenceBatch) -> Output:
         """Teacher-forced loss of all targets of all states."""

@@ -210,7 +210,7 @@ class FlattenedSteps:
             first = torch.arange(0, users * before, before, device=parents.device)
             rows = (parents.long() + first[:, None]).flatten()
             self._past = [
-                (_follow(key, rows, width), _follow(value, rows, width))
+                (_follow(key, rows, (users, width)), _follow(value, rows, (users, width)))
                 for key, value in self._past
             ]
         x = F.embedding(codes.flatten() + model.level_start[self._level], model.token_table)
@@ -218,9 +218,9 @@ class FlattenedSteps:
         branches = Branches(layout, self._ends, self._times, self._past)
         states, self._past = model.backbone.extend(x[:, None], self._context, branches)
         self._level += 1
-        return model.logits(self._level, states.view(users, width, -1))
+        return model.logits(self._level, layout.pad(states[:, 0]))
 
 
-def _follow(part: Tensor, rows: Tensor, width: int) -> Tensor:
-    """[B, W', ...] -> [B, width, ...], rows int64 [B*width] of B*W'."""
-    return part.flatten(0, 1).index_select(0, rows).view(-1, width, *part.shape[2:])
+def _follow(part: Tensor, rows: Tensor, shape: tuple[int, int]) -> Tensor:
+    """[B, W', ...] -> [B, W, ...], shape = (B, W): its rows int64 [B*W] of B*W'."""
+    return torch.unflatten(part.flatten(0, 1).index_select(0, rows), 0, shape)
