@@ -6,16 +6,25 @@ IntRR (arXiv 2602.20704), one level of the recursive-assignment network.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from glass_kernels.backend import resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor, checks_values
 from glass_kernels.codebook_assign.reference import IGNORED_TARGET, codebook_assign_reference
+from glass_kernels.codebook_assign.triton_ops import AVAILABLE as TRITON_AVAILABLE
+from glass_kernels.codebook_assign.triton_ops import codebook_assign_triton
 
 __all__ = ["IGNORED_TARGET", "codebook_assign"]
 
-_ASSIGN = {"reference": codebook_assign_reference}
+_ASSIGN: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
+    "reference": codebook_assign_reference
+}
+_ASSIGN_OF_FLOAT64 = dict(_ASSIGN)
+if TRITON_AVAILABLE:
+    _ASSIGN["triton"] = codebook_assign_triton
 
 
 def codebook_assign(
@@ -64,5 +73,9 @@ def codebook_assign(
         if checks_values(target):
             # -100 becomes 0, so that what is left must be a code.
             check_ids("target", target.masked_fill(target == IGNORED_TARGET, 0), 0, len(codebook))
-    assign = resolve("codebook_assign", query.device, backend, _ASSIGN)
+    wide = query.dtype == torch.float64
+    assign = resolve(
+        "codebook_assign of float64" if wide else "codebook_assign", query.device, backend,
+        _ASSIGN_OF_FLOAT64 if wide else _ASSIGN,
+    )  # fmt: skip
     return assign(query, codebook, target, temperature=temperature)
