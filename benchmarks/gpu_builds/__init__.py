@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from benchmarks.gpu_builds import (
+    codebook_assign,
     gated_fusion,
     hard_search,
     hard_search_attention,
@@ -14,7 +15,10 @@ from benchmarks.gpu_builds import (
 )
 from benchmarks.gpu_builds.build import Build
 
-OPS = (sid_tier, hard_search, hard_search_attention, gated_fusion, trie, residual_quantize)
+OPS = (
+    sid_tier, hard_search, hard_search_attention, gated_fusion, trie, residual_quantize,
+    codebook_assign,
+)  # fmt: skip
 """In the order of docs/gpu_static.csv; each has `builds()`."""
 
 

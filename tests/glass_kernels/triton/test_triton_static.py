@@ -29,6 +29,9 @@ SAMPLE = (
     "beam_step candidates,W=50 C=256 filter BW=16 BC=256 warps=8 stages=3,sm_80",
     "beam_step rank,fp64 BI=64 BJ=64 warps=4 stages=3,sm_90a",
     "residual_quantize,fp32 BM=64 BK=64 BD=16 warps=8 stages=2,sm_90a",
+    "codebook_assign,bf16 BM=128 BK=64 BD=64 warps=8 stages=3,sm_100a",
+    "codebook_assign query grad,bf16 BD=256 BM=64 BK=32 warps=8 stages=1,sm_90a",
+    "codebook_assign codebook grad,bf16 BD=128 BM=64 BK=32 warps=4 stages=2,sm_80",
 )
 NUMBERS = ("registers", "stack_bytes", "spills", "shared_bytes")
 
