@@ -62,6 +62,15 @@ struct Vector {
     }
   }
 
+  // 1 / (1 + exp(-x))
+  static GLASS_INLINE void sigmoid(type& x) {
+    type size = -x;
+    larger(size, x);
+    type power = -size;
+    exp(power);  // of -|x|: at most 1
+    x = (x < 0 ? power : power * 0 + 1) / (power + 1);
+  }
+
   // Every lane becomes the sum of its group of `group` lanes, a power of two.
   static GLASS_INLINE void add_groups(type& x, int64_t group) {
     if (group > 1) add_partner<1>(x);

@@ -58,7 +58,7 @@ class BagWorker {
         lazy_(lazy),
         met_(lazy || problem.backward ? problem.retrieved.num_tokens : 0, 0),
         packer_(problem.lanes),
-        bag_(problem.retrieved.num_tokens),
+        maker_(problem.retrieved.num_tokens),
         tile_(problem.lanes) {
     if (!problem.backward) return;
     key_grads_ = AlignedRows<Real>(problem.retrieved.num_tokens, problem.lanes.row);
@@ -77,7 +77,7 @@ class BagWorker {
       }
       groups_.find(problem_.retrieved, set, user_end);
       for (const int64_t first : groups_.first) {
-        const BagFault fault = bag_.fill(problem_.retrieved, first);
+        const BagFault fault = maker_.fill(problem_.retrieved, first, bag_);
         if (fault.mistake != BagMistake::kNone) return fault;
         run_group(first);
       }
@@ -156,6 +156,7 @@ class BagWorker {
   bool lazy_;
   std::vector<uint8_t> met_;  // tokens
   RowPacker<T> packer_;
+  BagMaker<Real> maker_;
   Bag<Real> bag_;
   SetGroups groups_;
   std::vector<int64_t> queries_;

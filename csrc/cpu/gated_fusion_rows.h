@@ -11,18 +11,14 @@
 
 namespace glass {
 
-// 1 / (1 + exp(-x)) of each x, up to whole registers.
+// Of each number, up to whole registers.
 template <typename S>
 GLASS_INLINE void sigmoid(typename S::Number* row, int64_t width) {
   using Lanes = typename S::Lanes;
   for (int64_t c = 0; c < width; c += S::kLanes) {
-    typename Lanes::type x, size, power;
+    typename Lanes::type x;
     Lanes::load(x, row + c);
-    size = -x;
-    Lanes::larger(size, x);
-    power = -size;
-    Lanes::exp(power);  // of -|x|: at most 1
-    x = (x < 0 ? power : power * 0 + 1) / (power + 1);
+    Lanes::sigmoid(x);
     Lanes::store(row + c, x);
   }
 }

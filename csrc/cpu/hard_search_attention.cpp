@@ -13,6 +13,7 @@
 #include "../common/float_tensors.h"
 #include "../common/simd.h"
 #include "bag_worker.h"
+#include "retrieved_sets.h"
 
 namespace glass {
 namespace {
@@ -36,35 +37,11 @@ struct Inputs {
     STD_TORCH_CHECK(key_table.size(0) == value_table.size(0) && key_table.size(0) >= 1 &&
                         key_table.size(0) < INT32_MAX,
                     "key_table and value_table must have the same rows, at least one");
-    check_integers(tokens, "tokens", 2);
-    check_integers(positions, "positions", 3);
-    check_integers(lengths, "lengths", 2);
-    for (int64_t dim = 0; dim < 2; ++dim) {
-      STD_TORCH_CHECK(
-          positions.size(dim) == query.size(dim) && lengths.size(dim) == query.size(dim),
-          "positions and lengths must have the users and sets of query");
-    }
+    check_sets(tokens, positions, lengths, query.size(0), query.size(1));
   }
 
   Retrieved retrieved() const {
-    Retrieved result{positions.const_data_ptr(),
-                     positions.scalar_type() == ScalarType::Long,
-                     tokens.const_data_ptr(),
-                     tokens.scalar_type() == ScalarType::Long,
-                     std::vector<int64_t>(lengths.numel()),
-                     positions.size(2),
-                     tokens.size(0),
-                     tokens.size(1),
-                     key_table.size(0)};
-    for (int64_t set = 0; set < lengths.numel(); ++set) {
-      const int64_t length = lengths.scalar_type() == ScalarType::Long
-                                 ? lengths.const_data_ptr<int64_t>()[set]
-                                 : lengths.const_data_ptr<int32_t>()[set];
-      STD_TORCH_CHECK(length >= 0 && length <= result.max_items, "lengths must be in [0, ",
-                      result.max_items + 1, "), held ", length);
-      result.lengths[set] = length;
-    }
-    return result;
+    return read_retrieved(tokens, positions, lengths, key_table.size(0));
   }
 
  private:
@@ -75,20 +52,7 @@ struct Inputs {
     STD_TORCH_CHECK(table.size(1) == query.size(3) && table.size(2) == query.size(4), name,
                     " must have the heads of query");
   }
-  static void check_integers(const Tensor& tensor, const char* name, int64_t dims) {
-    check_cpu(tensor, name, dims);
-    STD_TORCH_CHECK(
-        tensor.scalar_type() == ScalarType::Int || tensor.scalar_type() == ScalarType::Long, name,
-        " must be int32 or int64");
-  }
 };
-
-void raise(const BagFault& fault, const Retrieved& retrieved) {
-  STD_TORCH_CHECK(fault.mistake != BagMistake::kTokens, "tokens must be in [0, ",
-                  retrieved.num_tokens, "), held ", fault.held);
-  STD_TORCH_CHECK(fault.mistake != BagMistake::kPositions, "positions must be in [-1, ",
-                  retrieved.num_events, "), held ", fault.held);
-}
 
 template <typename F>
 void for_parts(int64_t parts, const F& body) {
@@ -139,7 +103,7 @@ class Attention {
       workers_[part].emplace(problem_, table, parts_ == 1);
       faults[part] = workers_[part]->run(cuts[part], cuts[part + 1]);
     });
-    for (const BagFault& fault : faults) raise(fault, problem_.retrieved);
+    for (const BagFault& fault : faults) raise_fault(fault, problem_.retrieved);
   }
 
   // [tokens, heads, head_dim], sums of all parts.

@@ -27,18 +27,23 @@ struct Bag {
   int64_t size = 0;
   std::vector<int32_t> tokens;  // in the order of their first occurrence
   std::vector<Real> counts;
+};
 
-  explicit Bag(int64_t num_tokens) : slot_(num_tokens, -1) {}
+// Makes bags one after another.
+template <typename Real>
+class BagMaker {
+ public:
+  explicit BagMaker(int64_t num_tokens) : slot_(num_tokens, -1) {}
 
-  // Becomes the bag of `set`.
-  BagFault fill(const Retrieved& retrieved, int64_t set);
+  // `bag` becomes that of `set`.
+  BagFault fill(const Retrieved& retrieved, int64_t set, Bag<Real>& bag);
 
  private:
-  std::vector<int32_t> slot_;  // of each token among `tokens`, -1: absent
+  std::vector<int32_t> slot_;  // of each token in the bag, -1: absent
   std::vector<int32_t> number_;
 
   template <typename Position, typename Token>
-  BagFault fill_from(const Retrieved& retrieved, int64_t set);
+  BagFault fill_from(const Retrieved& retrieved, int64_t set, Bag<Real>& bag);
 };
 
 struct Retrieved {
@@ -92,16 +97,17 @@ inline BagFault check_positions(const Retrieved& retrieved, int64_t set) {
 
 template <typename Real>
 template <typename Position, typename Token>
-BagFault Bag<Real>::fill_from(const Retrieved& retrieved, int64_t set) {
+BagFault BagMaker<Real>::fill_from(const Retrieved& retrieved, int64_t set, Bag<Real>& bag) {
   const Position* positions = reinterpret_cast<const Position*>(retrieved.row(set));
   const Token* tokens_of = static_cast<const Token*>(retrieved.tokens);
   const int64_t per_event = retrieved.per_event, length = retrieved.lengths[set];
   const int64_t most = std::min(length * per_event, retrieved.num_tokens);
-  if (static_cast<int64_t>(tokens.size()) < most + kSlack) {
-    tokens.resize(most + kSlack);
-    number_.resize(most + kSlack);
-    counts.resize(most + kSlack);
+  const int64_t room = most + bag.kSlack;
+  if (static_cast<int64_t>(bag.tokens.size()) < room) {
+    bag.tokens.resize(room);
+    bag.counts.resize(room);
   }
+  if (static_cast<int64_t>(number_.size()) < room) number_.resize(room);
   BagFault fault;
   int32_t found = 0;
   for (int64_t i = 0; i < length; ++i) {
@@ -116,32 +122,32 @@ BagFault Bag<Real>::fill_from(const Retrieved& retrieved, int64_t set) {
       int32_t& slot = slot_[token];
       if (slot < 0) {
         slot = found;
-        tokens[found] = static_cast<int32_t>(token);
+        bag.tokens[found] = static_cast<int32_t>(token);
         number_[found++] = 0;
       }
       ++number_[slot];
     }
   }
-  size = found;
-  for (int64_t i = 0; i < size; ++i) {
-    slot_[tokens[i]] = -1;
-    counts[i] = static_cast<Real>(number_[i]);
+  bag.size = found;
+  for (int64_t i = 0; i < found; ++i) {
+    slot_[bag.tokens[i]] = -1;
+    bag.counts[i] = static_cast<Real>(number_[i]);
   }
-  if (size > 0) {
-    std::fill_n(tokens.begin() + size, kSlack, tokens[0]);
-    std::fill_n(counts.begin() + size, kSlack, Real{0});
+  if (found > 0) {
+    std::fill_n(bag.tokens.begin() + found, bag.kSlack, bag.tokens[0]);
+    std::fill_n(bag.counts.begin() + found, bag.kSlack, Real{0});
   }
   return fault;
 }
 
 template <typename Real>
-BagFault Bag<Real>::fill(const Retrieved& retrieved, int64_t set) {
+BagFault BagMaker<Real>::fill(const Retrieved& retrieved, int64_t set, Bag<Real>& bag) {
   if (retrieved.wide_positions) {
-    return retrieved.wide_tokens ? fill_from<int64_t, int64_t>(retrieved, set)
-                                 : fill_from<int64_t, int32_t>(retrieved, set);
+    return retrieved.wide_tokens ? fill_from<int64_t, int64_t>(retrieved, set, bag)
+                                 : fill_from<int64_t, int32_t>(retrieved, set, bag);
   }
-  return retrieved.wide_tokens ? fill_from<int32_t, int64_t>(retrieved, set)
-                               : fill_from<int32_t, int32_t>(retrieved, set);
+  return retrieved.wide_tokens ? fill_from<int32_t, int64_t>(retrieved, set, bag)
+                               : fill_from<int32_t, int32_t>(retrieved, set, bag);
 }
 
 // Sets [begin, end) of a user, sorted into groups that retrieve the same positions.
