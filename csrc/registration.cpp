@@ -44,6 +44,12 @@ STABLE_TORCH_LIBRARY(glass, m) {
       " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("beam_step(Tensor logits, Tensor scores, int beam_width) -> (Tensor, Tensor, Tensor)");
   m.def("residual_quantize(Tensor x, Tensor[] codebooks, bool normalize_residual) -> Tensor");
+  m.def("pack_token_rows(Tensor keys, Tensor values) -> Tensor");
+  m.def(
+      "decoder_step(Tensor x, Tensor[] weights, Tensor scale, Tensor bias, Tensor[] keys,"
+      " Tensor[] values, Tensor? mask, Tensor[] past, Tensor? ancestors, Tensor? tokens,"
+      " Tensor? positions, Tensor? lengths, float fixed_gate, bool gate_reads_state,"
+      " bool empty_is_short) -> (Tensor, Tensor)");
   m.def("trie_build(Tensor sids, int[] codebook_sizes) -> Tensor[]");
   m.def("trie_restrict(Tensor[] offsets, Tensor[] codes, Tensor kept) -> Tensor[]");
   m.def(

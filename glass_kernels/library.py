@@ -25,6 +25,8 @@ OPERATORS = (
     "trie_beam_step",
     "beam_step",
     "residual_quantize",
+    "pack_token_rows",
+    "decoder_step",
     "trie_build",
     "trie_restrict",
     "trie_append",

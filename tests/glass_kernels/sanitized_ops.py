@@ -259,6 +259,63 @@ def broken_tries(ops) -> None:
         must_refuse(ops.trie_filter, offsets, codes, torch.zeros(3).int(), None, None, *lists)
 
 
+def panels(outputs: int, inputs: int) -> Tensor:
+    """A packed weight, see glass_kernels/panels.py."""
+    return torch.randn((outputs + 31) // 32 * 2, inputs, 16)
+
+
+def decoder_arguments(sizes, users: int, beams: int, level: int, gate: int) -> list:
+    """Of `decoder_step`; gate 0: no retrieval, 1: fixed, 2: learned."""
+    width, heads, dim, feed, length = sizes
+    inner, layers, vocabulary, events = heads * dim, 2, 9, 11
+    weights: list[Tensor] = []
+    for _ in range(layers):
+        weights += [panels(3 * inner, width), panels(width, inner)]
+        weights += [panels(inner * (2 if gate else 1), width), panels(width, inner)]
+        weights += [panels(feed, width), panels(width, feed)]
+        if gate:
+            rows = torch.randn(vocabulary, heads, dim), torch.randn(vocabulary, heads, dim)
+            weights += [panels(width, inner), torch.ops.glass.pack_token_rows(*rows)]
+        if gate == 2:
+            weights += [panels(width, width), panels(width, width), torch.randn(width)]
+    keys = [torch.randn(users, heads, length, dim) for _ in range(2 * layers)]
+    keys[0] = torch.randn(users, length, heads, dim).transpose(1, 2)
+    keys[1] = torch.randn(users, heads, dim, length).transpose(2, 3)
+    mask = None if users == 1 else torch.rand(users, 1, 1, length) < 0.6
+    past = [torch.randn(layers, users, 1 + 2 * n, 2, inner) for n in range(level)]
+    places = [torch.randint(0, 1 + 2 * n, (users, beams)) for n in range(level)]
+    ancestors = torch.stack(places, 2) if places else torch.zeros(users, beams, 0).long()
+    found: list[Tensor | None] = [None, None, None]
+    if gate:
+        tokens = torch.randint(0, vocabulary, (events, 3))
+        positions = torch.randint(-1, events, (users, beams, 5), dtype=torch.int32)
+        found = [tokens, positions, torch.randint(0, 6, (users, beams), dtype=torch.int32)]
+    x, scale = torch.randn(users, beams, width), torch.randn(width)
+    bias = torch.randn(level + 1, heads)
+    return [x, weights, scale, bias, keys[:layers], keys[layers:], mask, past, ancestors, *found]
+
+
+def decoder(op) -> None:
+    shapes = ((1, 1, 1, 1, 1), (20, 3, 12, 50, 7), (33, 2, 32, 150, 40), (96, 6, 32, 257, 19))
+    for sizes, (users, beams), level, gate in product(
+        shapes, ((1, 1), (3, 5), (2, 60), (0, 4)), (0, 2), (0, 1, 2)
+    ):
+        arguments = decoder_arguments(sizes, users, beams, level, gate)
+        for state, short in ((False, True), (True, False)):
+            hidden, present = op(*arguments, 0.3, state, short)
+            assert hidden.isfinite().all()
+            assert present.isfinite().all()
+
+
+def broken_decoder(op) -> None:
+    for which, value in ((8, 3), (8, -1), (9, 9), (9, -1), (10, 11), (10, -2), (11, 6), (11, -1)):
+        wrong = decoder_arguments((20, 3, 12, 50, 7), 2, 3, 2, 2)
+        wrong[11].fill_(5)
+        op(*wrong, 0.3, False, True)
+        wrong[which].fill_(value)
+        must_refuse(op, *wrong, 0.3, False, True)
+
+
 if __name__ == "__main__":
     torch.ops.load_library(sys.argv[1])
     ops = torch.ops.glass
@@ -277,6 +334,8 @@ if __name__ == "__main__":
         beam_steps(ops.trie_beam_step, ops.beam_step)
         broken_beam_steps(ops.trie_beam_step)
         quantization(ops.residual_quantize)
+        decoder(ops.decoder_step)
+        broken_decoder(ops.decoder_step)
         tries(ops)
         broken_tries(ops)
     print("finished")
