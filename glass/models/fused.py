@@ -26,6 +26,7 @@ from glass.models.decoder import DecoderLayer, Memory, Retrieval
 from glass.models.encoder import EncoderLayer
 from glass.models.layers import FeedForward, RelativePositionBias, SelfAttention
 from glass_kernels import hard_search_attention
+from glass_kernels.decoder_step import decoder_step, pack_decoder_layer, runs, takes
 from glass_kernels.modules import GatedFusion
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Fused:
     token_table: Tensor
     level_start: Tensor
     bos: Tensor
+    packed: list[Tensor] | None  # the decoder's weights for `decoder_step`, where it can run
     _biases: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -141,6 +143,7 @@ class Fused:
             model.token_table.detach(),
             model.level_start,
             model.bos.detach(),
+            _packed(decoder),
         )
 
     def memory(self, x: Tensor, valid: Tensor | None) -> Memory:
@@ -187,40 +190,63 @@ class Fused:
 
     def step(
         self, newest: Tensor | None, memory: Memory, retrieval: Retrieval | None,
-        past: Tensor | None, shape: tuple[int, int],
+        past: list[Tensor], ancestors: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Hidden state [B, W, C] that predicts the next level, and the caches with this position.
+        """Hidden state [B, W, C] that predicts the next level, and what this position leaves.
 
         Args:
             newest: int64 [B, W] codes of the level before; None: BOS.
             memory, retrieval: of these users and beams.
-            past: [layers, R, n, 2, H, D] keys and values of the n positions before.
-            shape: (B, W).
+            past: what each position before left, [layers, B, W_p, 2, HD].
+            ancestors: int64 [B, W, n], the beam of its user that each beam was at each of these.
         """
-        users, width = shape
-        level = 0 if past is None else past.shape[2]
+        level = len(past)
         if newest is None:
-            x = self.bos.expand(users * width, -1)
+            x = self.bos.expand(*ancestors.shape[:2], -1)
         else:
-            x = F.embedding(newest.flatten() + self.level_start[level - 1], self.token_table)
+            x = F.embedding(newest + self.level_start[level - 1], self.token_table)
+        if self.packed is None or not runs(x, memory.keys_values[0][0]):
+            return self._step(x, memory, retrieval, past, ancestors)
+        keys, values = zip(*memory.keys_values, strict=True)
+        fusion = self.decoder[0][1].fusion
+        found = {} if retrieval is None else vars(retrieval)
+        return decoder_step(
+            x, self.packed, self.final, self.decoder_bias[level, : level + 1], keys, values,
+            mask=memory.mask, past=past, ancestors=ancestors, **found,
+            fixed_gate=0.5 if fusion is None else fusion.fixed_gate,
+            gate_reads_state=fusion is not None and fusion.gate_input == "state",
+            empty_is_short=self.empty_retrieval == "short",
+        )  # fmt: skip
+
+    def _step(
+        self, x: Tensor, memory: Memory, retrieval: Retrieval | None, past: list[Tensor],
+        ancestors: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """`step` of embeddings x [B, W, C] in plain PyTorch: the equations of `decoder_step`."""
+        users, width, level = ancestors.shape
+        x = x.reshape(users * width, -1)
         bias = self.decoder_bias[level, : level + 1]
         has_retrieval = None
         if retrieval is not None and self.empty_retrieval == "short":
             has_retrieval = (retrieval.lengths > 0).flatten()
-        caches = []
+        of_user = torch.arange(users, device=x.device)[:, None]
+        # Each beam takes over its ancestors' keys and values: [layers, R, 1, 2, H, D] a position.
+        taken = [
+            position[:, of_user, ancestors[..., number]].view(-1, len(x), 1, 2, *self.heads)
+            for number, position in enumerate(past)
+        ]
+        present = []
         for number, (attention, cross, feed) in enumerate(self.decoder):
             own = F.linear(unit(x), attention.qkv).view(len(x), 3, *self.heads)
-            cache = own[:, None, 1:]
-            if past is not None:
-                cache = torch.cat((past[number], cache), dim=1)
-            caches.append(cache)
+            present.append(own[:, 1:])
+            cache = torch.cat([*(position[number] for position in taken), own[:, None, 1:]], dim=1)
             weight = (own[:, None, 0] * cache[:, :, 0]).sum(-1).add_(bias).softmax(1)
             out = (weight[..., None] * cache[:, :, 1]).sum(1)
             x = torch.addmm(x, out.flatten(1), attention.output)
-            x = x + self._cross(cross, x, memory, number, retrieval, has_retrieval, shape)
+            x = x + self._cross(cross, x, memory, number, retrieval, has_retrieval, (users, width))
             x = feed.add(x)
         hidden = (unit(x) * self.final).view(users, width, len(self.final))
-        return hidden, torch.stack(caches)
+        return hidden, torch.stack(present).view(len(present), users, width, 2, -1)
 
     def _cross(
         self, cross: Cross, x: Tensor, memory: Memory, number: int, retrieval: Retrieval | None,
@@ -267,6 +293,31 @@ def _cross(
         layer.fusion,
         scale_of(layer.cross_norm) if state else None,
     )
+
+
+def _packed(decoder: list[tuple[Attention, Cross, Feed]]) -> list[Tensor] | None:
+    """The decoder's weights for `decoder_step`; None where it cannot run."""
+    if not decoder or not takes(decoder[0][0].qkv):
+        return None
+    packed: list[Tensor] = []
+    for attention, cross, feed in decoder:
+        gate = None
+        if cross.fusion is not None and cross.fusion.gate == "learned":
+            gate = _gate(cross.fusion, cross.state)
+        packed += pack_decoder_layer(
+            attention.qkv, attention.output.t(), cross.query, cross.output.t(), feed.up,
+            feed.down.t(), found=None if cross.retrieved is None else cross.retrieved.t(),
+            tables=cross.table, gate=gate,
+        )  # fmt: skip
+    return packed
+
+
+def _gate(fusion: GatedFusion, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weight [C, 2C] and bias [C]; of `unit` of the state where it reads that."""
+    weight = fusion.weight.detach()
+    if state is not None:
+        weight = weight * torch.cat((state, torch.ones_like(state)))
+    return weight, fusion.bias.detach()
 
 
 Mark = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int, int | None]

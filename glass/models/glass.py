@@ -234,7 +234,8 @@ class GlassSteps:
         self._size = len(batch)
         self._prefix = batch.short_items.new_zeros(self._size, 1, 0)
         self._retrieval: Retrieval | None = None
-        self._past: Tensor | None = None  # [layers, B*W, n, 2, H, D]
+        self._ancestors = self._prefix  # beams of each level that the beams of now go back to
+        self._past: list[Tensor] = []
 
     def first(self) -> Tensor:
         """Logits [B, 1, K_0]; nothing is retrieved for them."""
@@ -243,13 +244,8 @@ class GlassSteps:
     def next(self, parents: Tensor, codes: Tensor) -> Tensor:
         """Logits [B, W, K_l] of beams that were extended by `codes` [B, W]."""
         parents, codes = parents.long(), codes.long()
-        prefix = self._prefix.gather(1, parents[..., None].expand(-1, -1, self._prefix.shape[-1]))
-        # Each beam takes over its parent's self-attention keys and values, and its search.
-        assert self._past is not None
-        width = self._prefix.shape[1]
-        first = torch.arange(0, self._size * width, width, device=parents.device)
-        self._past = self._past.index_select(1, (parents + first[:, None]).flatten())
-        self._prefix = torch.cat((prefix, codes[..., None]), dim=-1)
+        self._prefix = _extended(self._prefix, parents, codes)
+        self._ancestors = _extended(self._ancestors, parents, parents)
         if self._prefix.shape[-1] == 1:
             self._retrieval = self._model.retrieve(self._encoded, codes)
         elif self._retrieval is not None:
@@ -257,8 +253,16 @@ class GlassSteps:
         return self._logits(codes)
 
     def _logits(self, newest: Tensor | None) -> Tensor:
-        users, width, level = self._prefix.shape
-        hidden, self._past = self._trunk.step(
-            newest, self._encoded.memory, self._retrieval, self._past, (users, width)
+        hidden, present = self._trunk.step(
+            newest, self._encoded.memory, self._retrieval, self._past, self._ancestors
         )
-        return self._model.level_logits(hidden, level, self._encoded, self._retrieval, self._prefix)
+        self._past.append(present)
+        return self._model.level_logits(
+            hidden, len(self._past) - 1, self._encoded, self._retrieval, self._prefix
+        )
+
+
+def _extended(paths: Tensor, parents: Tensor, newest: Tensor) -> Tensor:
+    """Each beam's parent's of paths [B, W, n], and `newest` [B, W'] after it: [B, W', n + 1]."""
+    index = parents[..., None].expand(-1, -1, paths.shape[-1])
+    return torch.cat((paths.gather(1, index), newest[..., None]), dim=-1)
