@@ -179,7 +179,7 @@ def test_the_baseline_has_as_many_parameters(backbone: str) -> None:
     matched = parameter_counts(sequence_model(f"flattened_{backbone}", **sizes))
     plain = sequence_model(f"flattened_{backbone}", match_parameters=False, **sizes)
     assert parameter_counts(plain).trunk < 0.8 * ours.trunk
-    assert matched.trunk == pytest.approx(ours.trunk, rel=0.02)
+    assert matched.trunk == pytest.approx(ours.trunk, rel=0.03)
     assert ours.tables == NUM_ITEMS * 128 + sum(SIDS.codebook_sizes) * 64
     assert matched.tables == 2 * sum(SIDS.codebook_sizes) * 64
 

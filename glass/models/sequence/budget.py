@@ -42,7 +42,7 @@ def matched(
 ) -> SequenceConfig:
     """With `match_parameters`, a trunk that is wider by what IntRR's has beside the backbone.
 
-    The Transformer's feed-forward layers grow, HSTU's heads; to the nearest whole width.
+    The Transformer's feed-forward layers grow, HSTU's heads; by a width that processors like.
     """
     if not config.match_parameters:
         return config
@@ -50,7 +50,7 @@ def matched(
     beside = (config.uid_dim + content_dim + 1) * d
     beside += (len(codebook_sizes) - 1) * (2 * d * hidden + hidden + hidden * d + d)
     if backbone == "transformer":
-        more = round(beside / (config.num_layers * 2 * d))
+        more = 8 * round(beside / (config.num_layers * 2 * d) / 8)
         return replace(config, d_ff=config.d_ff + more, match_parameters=False)
-    more = round(beside / (config.num_layers * 5 * d * config.num_heads))
+    more = 4 * round(beside / (config.num_layers * 5 * d * config.num_heads) / 4)
     return replace(config, head_dim=config.head_dim + more, match_parameters=False)
