@@ -85,20 +85,62 @@ struct Vector {
     }
   }
 
+  static GLASS_INLINE Real sum(const type& x) {
+    type sums = x;
+    add_groups(sums, W);
+    return sums[0];
+  }
+  // Without NaN among them.
+  static GLASS_INLINE Real largest(const type& x) {
+    type most = x;
+    fold_larger<1>(most);
+    return most[0];
+  }
+  // The least of the numbers of `from` in lanes where x is `value`; at least one is.
+  static GLASS_INLINE int64_t least_where(const type& x, Real value, const bits& from) {
+    bits kept = x == type{} + value ? from : ~bits{};
+    fold_smaller<1>(kept);
+    return static_cast<int64_t>(kept[0]);
+  }
+
  private:
   // Adds the lane whose number differs in one bit.
   template <int Bit>
   static GLASS_INLINE void add_partner(type& x) {
     type other;
+    swap_lanes<Bit>(x, other);
+    x += other;
+  }
+
+  // Each lane of `to` is the one of x whose number differs in one bit.
+  template <int Bit, typename V>
+  static GLASS_INLINE void swap_lanes(const V& x, V& to) {
 #if defined(__clang__)
-    for (int lane = 0; lane < W; ++lane)
-      other[lane] = x[lane ^ Bit];  // clang makes a shuffle of it
+    for (int lane = 0; lane < W; ++lane) to[lane] = x[lane ^ Bit];  // clang makes a shuffle of it
 #else
     bits from;
     for (int lane = 0; lane < W; ++lane) from[lane] = lane ^ Bit;
-    other = __builtin_shuffle(x, from);
+    to = __builtin_shuffle(x, from);
 #endif
-    x += other;
+  }
+
+  template <int Bit>
+  static GLASS_INLINE void fold_larger(type& x) {
+    if constexpr (Bit < W) {
+      type other;
+      swap_lanes<Bit>(x, other);
+      x = other > x ? other : x;
+      fold_larger<2 * Bit>(x);
+    }
+  }
+  template <int Bit>
+  static GLASS_INLINE void fold_smaller(bits& x) {
+    if constexpr (Bit < W) {
+      bits other;
+      swap_lanes<Bit>(x, other);
+      x = other < x ? other : x;
+      fold_smaller<2 * Bit>(x);
+    }
   }
 };
 

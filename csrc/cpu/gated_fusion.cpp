@@ -12,6 +12,7 @@
 
 #include "../common/float_tensors.h"
 #include "gated_fusion_rows.h"
+#include "panels.h"
 
 namespace glass {
 namespace {
@@ -96,8 +97,6 @@ Rows list_rows(const Maybe& has_retrieval, const Shape& shape) {
   return listed;
 }
 
-constexpr int64_t kPanelsAThread = 4;
-
 template <typename T>
 const T* data(const Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
@@ -105,30 +104,6 @@ const T* data(const Tensor& tensor) {
 template <typename T>
 T* mutable_data(Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-// Panels of `columns` columns of a matrix [depth, width] with entries from[i * row + j * step]; a
-// panel is [depth, columns], the last one filled up with zeros.
-template <typename T, typename Number>
-std::vector<Number> panels(const T* from, int64_t row, int64_t step, int64_t depth, int64_t width,
-                           int64_t columns) {
-  const int64_t count = (width + columns - 1) / columns;
-  std::vector<Number> packed(count * depth * columns);
-  torch::stable::parallel_for(0, count, kPanelsAThread, [&](int64_t begin, int64_t end) {
-    for (int64_t panel = begin; panel < end; ++panel) {
-      Number* to = packed.data() + panel * depth * columns;
-      const int64_t first = panel * columns, filled = std::min(columns, width - first);
-      // across a few rows at a time, so that what is read by column is read again from the cache
-      for (int64_t top = 0; top < depth; top += kRowsOfAnyTile) {
-        const int64_t bottom = std::min(top + kRowsOfAnyTile, depth);
-        for (int64_t j = 0; j < filled; ++j) {
-          const T* column = from + (first + j) * step;
-          for (int64_t i = top; i < bottom; ++i) load(column[i * row], to[i * columns + j]);
-        }
-      }
-    }
-  });
-  return packed;
 }
 
 template <typename T>

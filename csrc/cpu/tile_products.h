@@ -55,8 +55,9 @@ GLASS_INLINE void sum_tile(Factor<typename S::Number> a, const typename S::Numbe
   }
 }
 
-// sums [kRows, kColumns] += a [kRows, depth] * b [depth, kColumns], b with rows b_step apart
-template <typename S>
+// sums [kRows, kColumns] += a [kRows, depth] * b [depth, kColumns], b with rows b_step apart; with
+// kSet the sums are replaced
+template <typename S, bool kSet = false>
 GLASS_INLINE void add_tile(Factor<typename S::Number> a, const typename S::Number* b,
                            int64_t b_step, int64_t depth, typename S::Number* sums,
                            int64_t sums_step) {
@@ -66,26 +67,44 @@ GLASS_INLINE void add_tile(Factor<typename S::Number> a, const typename S::Numbe
 #pragma GCC unroll 16
   for (int row = 0; row < S::kRows; ++row) {
     for (int v = 0; v < S::kVectors; ++v) {  // added only now: a long sum in parts is more exact
-      Lanes::add_to(sums + row * sums_step + v * S::kLanes, sum[row][v]);
+      typename S::Number* to = sums + row * sums_step + v * S::kLanes;
+      if constexpr (kSet) {
+        Lanes::store(to, sum[row][v]);
+      } else {
+        Lanes::add_to(to, sum[row][v]);
+      }
+    }
+  }
+}
+
+// add_product of at most kDepthAtOnce products a sum
+template <typename S, bool kSet>
+GLASS_INLINE void add_part(Factor<typename S::Number> a, const typename S::Number* b,
+                           int64_t b_step, int64_t panel, int64_t rows, int64_t columns,
+                           int64_t depth, typename S::Number* sums, int64_t sums_step) {
+  for (int64_t column = 0; column < columns; column += S::kColumns) {
+    for (int64_t row = 0; row < rows; row += S::kRows) {
+      add_tile<S, kSet>({a.data + row * a.row, a.row, a.step}, b + column / S::kColumns * panel,
+                        b_step, depth, sums + row * sums_step + column, sums_step);
     }
   }
 }
 
 // sums [rows, columns] += a [rows, depth] * b, whose panel of columns j * kColumns ... starts at
-// b + j * panel. All buffers reach to multiples of kRows and kColumns.
-template <typename S>
+// b + j * panel; with kSet the sums are replaced. All buffers reach to multiples of kRows and
+// kColumns.
+template <typename S, bool kSet = false>
 GLASS_INLINE void add_product(Factor<typename S::Number> a, const typename S::Number* b,
                               int64_t b_step, int64_t panel, int64_t rows, int64_t columns,
                               int64_t depth, typename S::Number* sums, int64_t sums_step) {
-  for (int64_t begin = 0; begin < depth; begin += kDepthAtOnce) {
-    const int64_t count = std::min(kDepthAtOnce, depth - begin);
-    for (int64_t column = 0; column < columns; column += S::kColumns) {
-      const typename S::Number* from = b + column / S::kColumns * panel + begin * b_step;
-      for (int64_t row = 0; row < rows; row += S::kRows) {
-        add_tile<S>({a.data + row * a.row + begin * a.step, a.row, a.step}, from, b_step, count,
-                    sums + row * sums_step + column, sums_step);
-      }
-    }
+  int64_t begin = 0;
+  if constexpr (kSet) {
+    begin = std::min(kDepthAtOnce, depth);
+    add_part<S, true>(a, b, b_step, panel, rows, columns, begin, sums, sums_step);
+  }
+  for (; begin < depth; begin += kDepthAtOnce) {
+    add_part<S, false>({a.data + begin * a.step, a.row, a.step}, b + begin * b_step, b_step, panel,
+                       rows, columns, std::min(kDepthAtOnce, depth - begin), sums, sums_step);
   }
 }
 
