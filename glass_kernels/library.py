@@ -22,6 +22,8 @@ OPERATORS = (
     "hard_search_attention_backward",
     "gated_fusion",
     "gated_fusion_backward",
+    "codebook_assign",
+    "codebook_assign_backward",
     "trie_beam_step",
     "beam_step",
     "residual_quantize",

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from glass_kernels.backend import resolve
+from glass_kernels.backend import cpp_at_once, resolve
 from glass_kernels.checks import FLOATS, INTEGERS, check_ids, check_tensor, checks_values
+from glass_kernels.codebook_assign.library import AVAILABLE, codebook_assign_cpp
 from glass_kernels.codebook_assign.reference import IGNORED_TARGET, codebook_assign_reference
 from glass_kernels.codebook_assign.triton_ops import AVAILABLE as TRITON_AVAILABLE
 from glass_kernels.codebook_assign.triton_ops import codebook_assign_triton
@@ -22,6 +23,8 @@ __all__ = ["IGNORED_TARGET", "codebook_assign"]
 _ASSIGN: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
     "reference": codebook_assign_reference
 }
+if AVAILABLE:
+    _ASSIGN["cpp"] = codebook_assign_cpp
 _ASSIGN_OF_FLOAT64 = dict(_ASSIGN)
 if TRITON_AVAILABLE:
     _ASSIGN["triton"] = codebook_assign_triton
@@ -39,7 +42,8 @@ def codebook_assign(
 
     logits = query codebook^T; index = argmax, the lowest on ties; assigned = codebook[index] with
     the gradient of softmax(logits / temperature) codebook (straight-through); loss = cross-entropy
-    of the logits, without temperature, against `target`. Differentiable in query and codebook.
+    of the logits, without temperature, against `target`. Differentiable in query and codebook. A
+    row whose largest logit is NaN or infinite is assigned NaN.
 
     Args:
         query: float [T, d]; float32, bfloat16, float16 or float64.
@@ -57,6 +61,14 @@ def codebook_assign(
             not positive and finite.
         RuntimeError: the backend asked for is not available.
     """
+    if "cpp" in _ASSIGN and backend is None and cpp_at_once(query):
+        try:
+            assigned, index, loss, _ = torch.ops.glass.codebook_assign(
+                query, codebook, target, temperature
+            )
+            return assigned, index, None if target is None else loss
+        except RuntimeError:
+            pass  # the checks below name the mistake
     check_tensor("query", query, ndim=2, dtypes=FLOATS)
     check_tensor(
         "codebook", codebook, shape=(None, query.shape[1]), dtypes=(query.dtype,),

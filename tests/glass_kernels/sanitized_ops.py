@@ -118,6 +118,36 @@ def fusion(op, backward) -> None:
             backward(grad, grad, *inputs, True, False)
 
 
+def assignment(op, backward) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for dtype, width, rows in product(dtypes, (0, 1, 7, 33, 300), (0, 1, 11, 61)):
+        for codes in (1, 6, 16, 33, 300):
+            query, codebook = (
+                torch.randn(rows, width).to(dtype),
+                torch.randn(codes, width).to(dtype),
+            )
+            target = torch.randint(codes, (rows,), dtype=torch.int32 if codes == 6 else torch.int64)
+            target[::4], target[1::4] = -100, codes - 1
+            assigned, index, loss, log_sum_exp = op(query, codebook, target, 0.5)
+            assert assigned.equal(codebook[index])
+            grads = torch.randn_like(query), torch.randn_like(loss)
+            for given in (grads, (grads[0], None), (None, grads[1]), (None, None)):
+                for temperature in (0.5, 1.0):
+                    inputs = query, codebook, target, log_sum_exp, temperature
+                    for wanted in ((True, True), (True, False), (False, True)):
+                        for found in backward(*given, *inputs, *wanted):
+                            assert found.isfinite().all()
+            op(torch.full_like(query, float("nan")), codebook, None, 1.0)
+    for code in (2, -1, 2**31 - 1, -(2**31)):
+        target = torch.tensor([0, 1, code])
+        for ids in (target, target.int()):
+            must_refuse(op, torch.zeros(3, 5), torch.zeros(2, 5), ids, 1.0)
+            must_refuse(
+                backward, None, torch.zeros(3), torch.zeros(3, 5), torch.zeros(2, 5), ids,
+                torch.zeros(3), 1.0, True, True,
+            )  # fmt: skip
+
+
 def attention(op, backward) -> None:
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     shapes = ((1, 1), (2, 5), (6, 16), (9, 3), (17, 4))
@@ -329,6 +359,7 @@ if __name__ == "__main__":
         broken_searches(ops.bucket_history, ops.hard_search)
         embedding_path(ops.sid_tier_from_embeddings, ops.tier_table)
         fusion(ops.gated_fusion, ops.gated_fusion_backward)
+        assignment(ops.codebook_assign, ops.codebook_assign_backward)
         attention(ops.hard_search_attention, ops.hard_search_attention_backward)
         broken_attention(ops.hard_search_attention)
         beam_steps(ops.trie_beam_step, ops.beam_step)

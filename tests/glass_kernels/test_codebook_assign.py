@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from glass_kernels.codebook_assign import codebook_assign
+from glass_kernels import use_backend
+from glass_kernels.codebook_assign import _ASSIGN, codebook_assign
+
+
+@pytest.fixture(autouse=True, params=[name for name in _ASSIGN if name in ("reference", "cpp")])
+def _backend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test on each backend for the CPU; Triton's interpreter has a process of its own."""
+    with use_backend(request.param):
+        yield
 
 
 def make(
@@ -65,6 +74,20 @@ def test_lowest_index_on_ties() -> None:
     query = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
     _, index, _ = codebook_assign(query, codebook)
     assert index.tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_row_without_a_finite_largest_logit(value: float) -> None:
+    codebook = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    query = torch.tensor([[3.0, 4.0], [value, value], [0.0, 5.0]])
+    if value == -math.inf:
+        codebook[codebook == 0] = 1  # else 0 * inf is NaN
+    assigned, index, loss = codebook_assign(query, codebook, torch.tensor([0, 1, 2]))
+    assert loss is not None
+    assert index[1] == (query @ codebook.T)[1].argmax()
+    for result in (assigned, loss):
+        assert result.isnan().view(3, -1).any(1).tolist() == [False, True, False]
+    assert assigned[1].isnan().all()
 
 
 def test_ignored_target_gives_no_loss_and_no_gradient() -> None:
