@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 from benchmarks import (
+    codebook_assign,
     gated_fusion,
     generation,
     generation_growth,
     hard_search,
     hard_search_attention,
     hard_search_growth,
+    recursive_assignment,
     residual_quantize,
     serving,
     sid_tier,
@@ -60,6 +62,8 @@ MODULES = (
     trie_growth,
     trie_build,
     residual_quantize,
+    codebook_assign,
+    recursive_assignment,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)
