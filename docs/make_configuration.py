@@ -65,7 +65,9 @@ def shown(value: Any) -> str:
 
 def table(section: type, prefix: str) -> list[str]:
     """Rows of the fields that are not sections themselves."""
-    texts, types = docstrings(section), field_types()
+    texts, types = {}, field_types()
+    for kind in reversed(section.__mro__[:-1]):
+        texts |= docstrings(kind)
     rows = ["| field | default | may be | meaning |", "|---|---|---|---|"]
     for field in dataclasses.fields(section):
         if dataclasses.is_dataclass(types[prefix + field.name]):

@@ -189,7 +189,31 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class SequenceConfig:
+class ItemSideConfig:
+    """One token an item, as IntRR has it."""
+
+    uid_dim: int = 512
+    """IntRR: width of an item's own embedding."""
+    content: bool = False
+    """IntRR: put the item's vector, which is not trained, beside its own embedding."""
+    hidden_dim: int | None = None
+    """IntRR: hidden width of f_l; empty: twice `d_model`."""
+    assignment: Literal["straight_through", "soft"] = "straight_through"
+    """IntRR: an item's token is made of the best code of each level with the gradient of the soft
+    one, or of the soft codes themselves."""
+    alignment: float = 0.1
+    """IntRR: lambda, the weight of the loss that ties the items' codes to their SIDs."""
+    temperature: float = 1.0
+    """IntRR: temperature of the soft codes."""
+    learn_temperature: bool = False
+    """IntRR: train the temperature, from `temperature` on."""
+    codebook_std: float | None = None
+    """IntRR: standard deviation of the codebooks at the start; empty: 1/sqrt(d_model). The paper's
+    code has 1.0, which makes huge logits."""
+
+
+@dataclass(frozen=True)
+class SequenceConfig(ItemSideConfig):
     """IntRR and its flattened baseline, on either backbone."""
 
     d_model: int = 256
@@ -211,27 +235,19 @@ class SequenceConfig:
     whose rows sum to 1)."""
     time_bias: bool = True
     """HSTU: bias by the time between two events, where the data have clock times."""
-    uid_dim: int = 512
-    """IntRR: width of an item's own embedding."""
-    content: bool = False
-    """IntRR: put the item's vector, which is not trained, beside its own embedding."""
-    hidden_dim: int | None = None
-    """IntRR: hidden width of f_l; empty: twice `d_model`."""
-    assignment: Literal["straight_through", "soft"] = "straight_through"
-    """IntRR: an item's token is made of the best code of each level with the gradient of the soft
-    one, or of the soft codes themselves."""
-    alignment: float = 0.1
-    """IntRR: lambda, the weight of the loss that ties the items' codes to their SIDs."""
-    temperature: float = 1.0
-    """IntRR: temperature of the soft codes."""
-    learn_temperature: bool = False
-    """IntRR: train the temperature, from `temperature` on."""
-    codebook_std: float | None = None
-    """IntRR: standard deviation of the codebooks at the start; empty: 1/sqrt(d_model). The paper's
-    code has 1.0, which makes huge logits."""
     match_parameters: bool = True
     """Widen the baseline's feed-forward layers (HSTU: its heads) until it has as many parameters as
     IntRR, tables of items and codes left aside."""
+
+
+@dataclass(frozen=True)
+class UnionConfig:
+    """GLASS and IntRR together (`glass_intrr`). The rest of it is set by `model`, and by the fields
+    of `sequence` that an item's token and its alignment have."""
+
+    tier_guidance: bool = True
+    """Add SID-Tier's token to the user's guidance too, through a projection that starts at zero;
+    without `model.use_sid_tier` there is none."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +331,8 @@ class RunConfig:
     """GLASS and, with its modules off, TIGER."""
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     """IntRR and the flattened baseline."""
+    union: UnionConfig = field(default_factory=UnionConfig)
+    """GLASS and IntRR together."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """Training."""
     eval: EvalConfig = field(default_factory=EvalConfig)

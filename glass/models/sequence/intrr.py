@@ -5,36 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
+from glass.models.item_side import ItemSide
 from glass.models.output import Output
 from glass.models.sequence.backbone import Times
 from glass.models.sequence.base import CODERS, BackboneName, SequenceModel, at_states, make_output
 from glass.models.sequence.jagged import Jagged
-from glass_kernels.modules import RecursiveAssignment
 
 if TYPE_CHECKING:
     from glass.data import Dataset
     from glass.sid import SidTable
 
-_ITEMS_AT_ONCE = 8192
 
-
-class IntRR(SequenceModel, library_name="glass-rec", coders=CODERS):
+class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
     """Backbone over one token an item, between the two sides of a recursive assignment.
-
-    An item's guidance is a linear map of its own embedding (UID) and, with `content`, of its
-    frozen vector. An item that training does not know has no UID worth the name: with `content`
-    its vector speaks alone; without, its token is the sum of its SID's codes.
 
     Arguments as of `SequenceModel`.
     """
-
-    seen: Tensor
-    content: Tensor
 
     def __init__(
         self,
@@ -45,66 +36,10 @@ class IntRR(SequenceModel, library_name="glass-rec", coders=CODERS):
         content_dim: int = 0,
     ) -> None:
         super().__init__(sequence_config, codebook_sizes, num_items, backbone, content_dim)
-        config = self.config
-        self.register_buffer("seen", torch.ones(num_items, dtype=torch.bool))
-        self.register_buffer("content", torch.zeros(num_items, content_dim))
-        self.uids = nn.Embedding(num_items, config.uid_dim)
-        self.guidance = nn.Linear(config.uid_dim + content_dim, config.d_model)
-        self.network = RecursiveAssignment(
-            config.d_model,
-            self.codebook_sizes,
-            hidden_dim=config.hidden_dim,
-            assignment=config.assignment,
-            temperature=config.temperature,
-            learn_temperature=config.learn_temperature,
-            codebook_std=config.codebook_std,
-        )
+        self._add_item_side(self.config, self.config.d_model, num_items, content_dim)
 
     def _fill(self, table: SidTable, dataset: Dataset) -> None:
-        self.seen.copy_(torch.from_numpy(dataset.train_counts > 0))
-        if self.config.content:
-            self.content.copy_(torch.from_numpy(table.vectors))
-
-    # --- item side
-
-    def item_guidance(self, items: Tensor) -> Tensor:
-        """Guidance [U, d] of items int64 [U]; without the UID of what training does not know."""
-        uid = self.uids(items)
-        if not self.training:
-            uid = uid * self.seen[items, None]
-        if self.config.content:
-            uid = torch.cat((uid, self.content[items].to(uid.dtype)), dim=-1)
-        guidance: Tensor = self.guidance(uid)
-        return guidance
-
-    def item_tokens(self, items: Tensor, *, align: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Tokens [U, d] of distinct items int64 [U], and with `align` their losses [U]."""
-        codes = self.codes[items]
-        found = self.network(self.item_guidance(items), codes if align else None)
-        token = found.token
-        if not self.training and not self.config.content:
-            books = self.network.codebooks
-            static = sum(F.embedding(codes[:, i], book) for i, book in enumerate(books))
-            token = torch.where(self.seen[items, None], token, static)
-        # A codebook of small numbers keeps the logits small; the backbone wants tokens of size 1.
-        return token / self.network.codebook_std, found.loss
-
-    @torch.no_grad()
-    def assignments(self, items: Tensor | None = None) -> list[Tensor]:
-        """Soft assignment [U, K_l] of items to the codes of each level; None: of all items.
-
-        The largest of each row is the item's redistributed code.
-        """
-        was = self.training
-        self.eval()
-        if items is None:
-            items = torch.arange(self.codes.shape[0], device=self.device)
-        found = [
-            self.network.distributions(self.item_guidance(part))
-            for part in torch.split(items, _ITEMS_AT_ONCE)
-        ]
-        self.train(was)
-        return [torch.cat(level) for level in zip(*found, strict=True)]
+        self._fill_item_side(table, dataset)
 
     # --- user side
 
