@@ -31,6 +31,7 @@ from glass_kernels.modules import GatedFusion
 
 if TYPE_CHECKING:
     from glass.models.glass import Glass
+    from glass.models.trunk import Trunk
 
 _EPS = 1e-6
 
@@ -114,7 +115,7 @@ class Fused:
     _biases: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Glass) -> Fused:
+    def of(cls, model: Glass | Trunk) -> Fused:
         """From the weights as they are now."""
         config = model.config
         levels = model.num_levels
@@ -324,7 +325,7 @@ Mark = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int, int | None]
 _KEPT: WeakKeyDictionary[nn.Module, tuple[list[Mark], Fused]] = WeakKeyDictionary()
 
 
-def fused(model: Glass) -> Fused:
+def fused(model: Glass | Trunk) -> Fused:
     """The `Fused` of a model; made anew once a parameter was changed, replaced or moved."""
     kept = _KEPT.get(model)
     if kept is not None and all(map(_is_current, kept[0])):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from glass.models import Glass
+from glass.models import SearchingModel
 from glass.serving.batch import make_batch
 from glass.serving.reads import Bucketed, Reads
 from glass_kernels.modules import TierHistogram
@@ -30,8 +30,8 @@ class Reading(ABC):
         """The model's batch of B users; `has_clock`: times are seconds."""
 
 
-class _GlassReading(Reading):
-    def __init__(self, model: Glass) -> None:
+class _SearchingReading(Reading):
+    def __init__(self, model: SearchingModel) -> None:
         config = model.config
         tiers: TierHistogram | None = model.tier
         if model.tier is not None and model.tier.edges.device.type != "cpu":
@@ -54,11 +54,11 @@ class _GlassReading(Reading):
         return make_batch(snapshots, self._tokens, pad_left=self._pad_left, has_clock=has_clock)
 
 
-def _bucketed(model: Glass) -> Bucketed:
+def _bucketed(model: SearchingModel) -> Bucketed:
     sid1 = model.codes[:, 0].cpu().numpy()
     return Bucketed(sid1, model.codebook_sizes[0], model.config.search_max_items)
 
 
 def reading(model: Model) -> Reading:
     """How users become batches of `model`."""
-    return _GlassReading(model)
+    return _SearchingReading(model)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from glass.systems.base import Collate, Model, Settings, System, TrainingRows
-from glass.systems.encoder_decoder import EncoderDecoder
+from glass.systems.encoder_decoder import GlassSystem, UnionSystem
 
 __all__ = ["TRAINED", "Collate", "Model", "Settings", "System", "TrainingRows", "trained_system"]
 
 TRAINED: dict[str, System[Any, Any]] = {
     system.name: system
     for system in (
-        EncoderDecoder("tiger", modules=False),
-        EncoderDecoder("glass", modules=True),
+        GlassSystem("tiger", modules=False),
+        GlassSystem("glass", modules=True),
+        UnionSystem("glass_intrr"),
     )
 }
 """Name in `RunConfig.systems` -> system, in the order of the tables."""

@@ -9,24 +9,33 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from glass.config import ModelConfig, RunConfig
 from glass.evaluation.redistribution import Assignments
 from glass.evaluation.results import HISTORY_EDGES
-from glass.models import Glass
-from glass.models.decoder import DecoderLayer
+from glass.models import Glass, GlassIntrr
 from glass_kernels.modules import TierHistogram
 
 if TYPE_CHECKING:
     from glass.data import Dataset, Samples
     from glass.sid import SidTable
 
-Model: TypeAlias = Glass
+Model: TypeAlias = Glass | GlassIntrr
 """A trained model."""
 Settings: TypeAlias = ModelConfig
 """What a model is made from."""
 SettingsT = TypeVar("SettingsT")
 ModelT = TypeVar("ModelT")
+
+
+class Gated(Protocol):
+    """A layer with a gate between what is near and what was retrieved."""
+
+    keep_gate: bool
+    """Whether to keep the gate of the next forward."""
+    gate: Tensor | None
+    """What was kept: [B, S, P, C]; position 0 is BOS, for which nothing is retrieved."""
 
 
 class Collate(Protocol):
@@ -103,7 +112,7 @@ class System(ABC, Generic[SettingsT, ModelT]):
     def collator(self, settings: SettingsT, dataset: Dataset, samples: Samples) -> Collate:
         """Batches of `samples`, a history and its targets a row, for validation and test."""
 
-    def gate_layers(self, model: ModelT) -> list[DecoderLayer]:
+    def gate_layers(self, model: ModelT) -> list[Gated]:
         """Layers whose gate the diagnosis reads."""
         return []
 
