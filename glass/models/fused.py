@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 from glass.models.decoder import DecoderLayer, Memory, Retrieval
 from glass.models.encoder import EncoderLayer
+from glass.models.kept import Kept
 from glass.models.layers import FeedForward, RelativePositionBias, SelfAttention
 from glass_kernels import hard_search_attention
 from glass_kernels.decoder_step import decoder_step, pack_decoder_layer, runs, takes
@@ -321,38 +321,9 @@ def _gate(fusion: GatedFusion, state: Tensor | None) -> tuple[Tensor, Tensor]:
     return weight, fusion.bias.detach()
 
 
-Mark = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int, int | None]
-_KEPT: WeakKeyDictionary[nn.Module, tuple[list[Mark], Fused]] = WeakKeyDictionary()
-
-
 def fused(model: Glass | Trunk) -> Fused:
     """The `Fused` of a model; made anew once a parameter was changed, replaced or moved."""
-    kept = _KEPT.get(model)
-    if kept is not None and all(map(_is_current, kept[0])):
-        return kept[1]
-    # Ordinary tensors, so that generation in and out of inference mode may use them.
-    with torch.inference_mode(False), torch.no_grad():
-        marks: list[Mark] = [
-            (module._parameters, name, parameter, parameter.data_ptr(), _version(parameter))
-            for module in model.modules()
-            for name, parameter in module._parameters.items()
-            if parameter is not None
-        ]
-        made = Fused.of(model)
-    _KEPT[model] = (marks, made)
-    return made
+    return _kept(model)
 
 
-def _version(parameter: Tensor) -> int | None:
-    """Counts changes in place; None where torch does not count."""
-    return None if parameter.is_inference() else parameter._version
-
-
-def _is_current(mark: Mark) -> bool:
-    holder, name, parameter, pointer, version = mark
-    return (
-        holder.get(name) is parameter
-        and parameter.data_ptr() == pointer
-        and version is not None
-        and _version(parameter) == version
-    )
+_kept: Kept[Glass | Trunk, Fused] = Kept(Fused.of)
