@@ -29,7 +29,7 @@ from glass_kernels.triton_launch import interpreted_timer, on_device
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 ENOUGH_PROGRAMS = 512  # a few for every multiprocessor of the largest cards
-CHUNK_ROWS, CHUNK_STEP = 256, 128  # about how many rows a chunk has at least; of what a multiple
+CHUNK_ROWS, CHUNK_STEP = 512, 128  # about how many rows a chunk has at least; of what a multiple
 
 
 @triton.jit
@@ -201,8 +201,11 @@ def fused_columns(width: int) -> int:
 
 
 def chunk_rows(num_rows: int, num_codes: int) -> int:
-    """Rows that one program adds: many, while there are programs for the whole card."""
-    blocks = -(-num_codes // 64)
+    """Rows that one program adds: many, while there are programs for the whole card.
+
+    A chunk's part is K d floats: with fewer rows all parts would come near T K of them.
+    """
+    blocks = -(-num_codes // 32)  # of most settings
     chunks = min(-(-ENOUGH_PROGRAMS // blocks), -(-num_rows // CHUNK_ROWS))
     return -(-num_rows // (chunks * CHUNK_STEP)) * CHUNK_STEP
 

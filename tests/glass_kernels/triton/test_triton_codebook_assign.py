@@ -19,6 +19,7 @@ from glass_kernels.codebook_assign import (
     triton_settings,
     triton_slabs,
 )
+from glass_kernels.modules import RecursiveAssignment
 
 OP = torch.ops.glass.codebook_assign_triton
 HALF = [torch.bfloat16, torch.float16]
@@ -116,6 +117,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> None:
         return triton_fused.fused_backward(*tensors, logs, temperature, of_query, of_codebook)
 
     monkeypatch.setattr(triton_backward, "slab_backward", backward)
+    monkeypatch.setattr(triton_fused, "CHUNK_ROWS", 128)
 
 
 @pytest.mark.usefixtures("poisoned")
@@ -132,7 +134,7 @@ def test_equals_reference(rows, num_codes, width, integers, temperature, device)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize(("rows", "num_codes", "width"), [(1, 1, 1), (66, 70, 33), (300, 20, 17)])
 def test_kernels_of_half_precision_in_float32(rows, num_codes, width, temperature, device) -> None:
-    # 300 rows are two chunks
+    # 300 rows are three chunks
     query, codebook, target = problem(rows, num_codes, width, device)
     assert_right(query, codebook, target, temperature=temperature, scale=3)
 
@@ -327,6 +329,16 @@ def test_views_and_expanded_gradients(dtype, device) -> None:
         grads.append(torch.autograd.grad(assigned.sum() + loss.sum(), leaves))
     for ours, plain in zip(*grads, strict=True):
         assert torch.equal(ours, plain)
+    of_assigned, of_loss = torch.randn(10, 12, device=device).to(dtype).T, torch.ones(12)
+    found = [
+        torch.ops.glass.codebook_assign_triton_backward(
+            grad, of_loss.to(device), *arguments, torch.zeros(12, device=device), 1.0, True, True
+        )
+        for grad, arguments in ((of_assigned.contiguous(), (query, codebook, target)),
+                                (of_assigned, strided))
+    ]  # fmt: skip
+    for ours, plain in zip(*found, strict=True):
+        assert torch.equal(ours, plain)
     got = results(*strided, "triton")
     for name, value in results(query, codebook, target, "triton").items():
         assert torch.equal(got[name], value), name
@@ -383,3 +395,18 @@ def test_compiles_without_a_graph_break(dtype, device) -> None:
         function(*leaves).backward()
         grads.append([leaf.grad for leaf in leaves])
     torch.testing.assert_close(grads[1], grads[0])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_recursive_assignment(temperature, device) -> None:
+    torch.manual_seed(2)
+    module = RecursiveAssignment(6, (5, 7), temperature=temperature).to(device)
+    guidance = torch.randn(20, 6, device=device)
+    codes = torch.stack([torch.randint(k, (20,), device=device) for k in (5, 7)], dim=1)
+    grads = {}
+    for backend in ("triton", "reference"):
+        token, _, loss = module(guidance, codes, backend=backend)
+        losses = module.teacher_forced(guidance, codes, backend=backend).loss
+        total = token.square().sum() + loss.sum() + losses.sum()
+        grads[backend] = torch.autograd.grad(total, list(module.parameters()))
+    torch.testing.assert_close(grads["triton"], grads["reference"], rtol=1e-4, atol=1e-5)
