@@ -130,7 +130,7 @@ def _context(run: ReportInput) -> dict[str, Any]:
         "sources": _sources(run.data_card.get("sources")),
         "level_table": tables_data.level_table(run.sid_health),
         "sid_facts": tables_data.facts(
-            run.sid_health, ("levels", "bucket_sizes", "relative_error")
+            run.sid_health, ("levels", "bucket_sizes", "relative_error", "neighbour_agreement")
         ),
         "usage_figure": figures_data.code_usage(levels if isinstance(levels, list | tuple) else ()),
         "bucket_figure": figures_data.bucket_sizes(run.sid_health.get("bucket_sizes")),

@@ -82,16 +82,20 @@ def level_table(health: Mapping[str, Any]) -> Table | None:
     """Usage of each level of the semantic IDs."""
     rows = []
     levels, errors = health.get("levels"), floats(health.get("relative_error"))
+    nearest = floats(lookup(health, "neighbour_agreement", "nearest"))
+    chance = floats(lookup(health, "neighbour_agreement", "chance"))
     for index, level in enumerate(levels if isinstance(levels, list | tuple) else ()):
         size, used = as_number(lookup(level, "size")), as_number(lookup(level, "used"))
         perplexity, dead = as_number(lookup(level, "perplexity")), lookup(level, "dead")
         share = percent(used / size) if size and used is not None else MISSING
         even = percent(perplexity / size) if size and perplexity is not None else MISSING
         error = errors[index] if index < len(errors) else None
+        near, random = (s[index] if index < len(s) else None for s in (nearest, chance))
         texts = [count(size), count(used), share, count(dead), decimal(perplexity, 1), even]
-        texts.append(decimal(error, 3))
+        texts += [decimal(error, 3), percent(near), percent(random)]
         rows.append((Cell(f"sid_{index + 1}"), *map(Cell, texts)))
-    head = ("Level", "Codes", "Used", "Used, %", "Dead", "Perplexity", "Evenness", "Error left")
+    usage = ("Codes", "Used", "Used, %", "Dead", "Perplexity", "Evenness")
+    head = ("Level", *usage, "Error left", "Nearest alike", "By chance")
     return Table("Codebooks", head, tuple(rows)) if rows else None
 
 

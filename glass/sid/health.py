@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from glass.sid.neighbours import NeighbourAgreement, neighbour_agreement
 from glass.sid.table import SidTable
 
 if TYPE_CHECKING:
@@ -52,6 +53,24 @@ class LevelHealth:
 
 
 @dataclass(frozen=True)
+class Collisions:
+    """How many items share their SID."""
+
+    num_sids: int
+    """Distinct SIDs."""
+    colliding_items: int
+    """Items that share their SID with another."""
+    largest_sid: int
+    """Items of the most crowded SID."""
+
+    @classmethod
+    def of(cls, codes: npt.NDArray[np.int32]) -> Collisions:
+        """Of the SIDs int32 [V, L]."""
+        _, sizes = np.unique(codes, axis=0, return_counts=True)
+        return cls(len(sizes), int(sizes[sizes > 1].sum()), int(sizes.max()))
+
+
+@dataclass(frozen=True)
 class SidHealth:
     """Spread of semantic IDs over a catalogue and over the histories of the test samples."""
 
@@ -67,6 +86,10 @@ class SidHealth:
     """Squared reconstruction error after each level over the vectors' squared length."""
     vector_facts: Mapping[str, Any] = field(default_factory=dict)
     """Counts noted when the vectors were built, such as items without text."""
+    agreement: NeighbourAgreement | None = None
+    """How often near items' SIDs begin alike; None without vectors."""
+    before_deduplication: Collisions | None = None
+    """Collisions of the quantiser's own codes, where a last level numbers colliding items."""
     target_buckets: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """int64 [N] history events that share the first code with each test target."""
     bucket_histogram: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -76,6 +99,11 @@ class SidHealth:
     def collision_rate(self) -> float:
         """Share of items that share their SID with another item."""
         return self.colliding_items / self.num_items if self.num_items else 0.0
+
+    @property
+    def num_levels_quantized(self) -> int:
+        """Levels without the de-duplication level."""
+        return len(self.levels) - (self.before_deduplication is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as plain numbers, for JSON."""
@@ -88,6 +116,10 @@ class SidHealth:
             "largest_sid": self.largest_sid,
             "levels": [level.to_dict() for level in self.levels],
             "relative_error": list(self.relative_error),
+            "neighbour_agreement": self.agreement.to_dict() if self.agreement else {},
+            "before_deduplication": (
+                asdict(self.before_deduplication) if self.before_deduplication else {}
+            ),
             "vectors": dict(self.vector_facts),
             "target_bucket": _summary(self.target_buckets),
             "non_empty_buckets": _summary(sizes),
@@ -99,17 +131,14 @@ class SidHealth:
             f"{self.num_sids:,} distinct SIDs of {self.num_items:,} items; "
             f"{self.collision_rate:.1%} of the items share theirs, the largest SID has "
             f"{self.largest_sid:,}",
-            "",
-            f"{'level':>5} {'codes':>6} {'used':>6} {'dead':>6} {'perplexity':>11} "
-            f"{'largest':>8} {'error':>7}",
         ]
-        for i, level in enumerate(self.levels):
-            row = level.to_dict()
-            error = f"{self.relative_error[i]:.3f}" if i < len(self.relative_error) else "-"
+        if (before := self.before_deduplication) is not None:
             lines.append(
-                f"{i + 1:>5} {row['size']:>6} {row['used']:>6} {row['dead']:>6} "
-                f"{row['perplexity']:>11.1f} {row['largest']:>8} {error:>7}"
+                f"before de-duplication: {before.num_sids:,} distinct SIDs; "
+                f"{before.colliding_items / self.num_items:.1%} of the items share theirs, the "
+                f"largest SID has {before.largest_sid:,}"
             )
+        lines += ["", *self._level_lines()]
         lines += [
             "",
             f"{'history events in':<26} {'mean':>7} {'p10':>5} {'p50':>5} {'p90':>5} {'max':>6} "
@@ -129,9 +158,28 @@ class SidHealth:
         lines += [f"{key.replace('_', ' ')}: {value}" for key, value in self.vector_facts.items()]
         return "\n".join(lines)
 
+    def _level_lines(self) -> list[str]:
+        lines = [
+            f"{'level':>5} {'codes':>6} {'used':>6} {'dead':>6} {'perplexity':>11} {'largest':>8} "
+            f"{'error':>7} {'nearest':>8} {'chance':>7}",
+        ]
+        for i, level in enumerate(self.levels):
+            row = level.to_dict()
+            error = f"{self.relative_error[i]:.3f}" if i < len(self.relative_error) else "-"
+            nearest = chance = "-"
+            if self.agreement is not None and i < len(self.agreement.nearest):
+                nearest = f"{self.agreement.nearest[i]:.1%}"
+                chance = f"{self.agreement.chance[i]:.2%}"
+            lines.append(
+                f"{i + 1:>5} {row['size']:>6} {row['used']:>6} {row['dead']:>6} "
+                f"{row['perplexity']:>11.1f} {row['largest']:>8} {error:>7} {nearest:>8} "
+                f"{chance:>7}"
+            )
+        return lines
+
 
 def describe(table: SidTable, dataset: Dataset) -> SidHealth:
-    """Usage, collisions, reconstruction and history buckets of semantic IDs.
+    """Usage, collisions, reconstruction, neighbours and history buckets of semantic IDs.
 
     Buckets: for each target event of the test samples, the events of its history (the whole of it,
     strictly before the target) whose item shares the target's first code.
@@ -144,7 +192,9 @@ def describe(table: SidTable, dataset: Dataset) -> SidHealth:
             f"the semantic IDs are of {table.num_items} items but data set {dataset.name!r} has "
             f"{dataset.num_items}; build them from this data set"
         )
-    _, sizes = np.unique(table.codes, axis=0, return_counts=True)
+    collisions = Collisions.of(table.codes)
+    deduplicated = bool(table.manifest.get("config", {}).get("deduplicate"))
+    own = table.codes[:, :-1] if deduplicated else table.codes
     levels = tuple(
         LevelHealth(np.bincount(table.codes[:, level], minlength=size))
         for level, size in enumerate(table.codebook_sizes)
@@ -152,10 +202,12 @@ def describe(table: SidTable, dataset: Dataset) -> SidHealth:
     targets, histogram = _buckets(table, dataset)
     return SidHealth(
         num_items=table.num_items,
-        num_sids=len(sizes),
-        colliding_items=int(sizes[sizes > 1].sum()),
-        largest_sid=int(sizes.max()),
+        num_sids=collisions.num_sids,
+        colliding_items=collisions.colliding_items,
+        largest_sid=collisions.largest_sid,
         levels=levels,
+        agreement=neighbour_agreement(table.vectors, own),
+        before_deduplication=Collisions.of(own) if deduplicated else None,
         relative_error=tuple(table.manifest.get("fit", {}).get("relative_error", ())),
         vector_facts=table.manifest.get("vectors", {}),
         target_buckets=targets,

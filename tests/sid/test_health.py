@@ -74,7 +74,34 @@ def test_text_table(by_hand):
     assert "3 distinct SIDs of 4 items; 50.0% of the items share theirs" in text
     assert "items without text: 1" in text
     assert any(line.split()[:4] == ["1", "3", "2", "1"] for line in text.splitlines())
-    assert any(line.endswith(" 0.250") for line in text.splitlines())
+    assert any(line.split()[-3:] == ["0.250", "-", "-"] for line in text.splitlines())
+
+
+def test_neighbours_and_the_deduplication_level(make, tmp_path):
+    # Items 0 and 1 point alike and share the quantiser's SID, which the last level tells apart.
+    codes = np.array([[0, 0, 1], [0, 0, 2], [1, 0, 0], [1, 1, 0]], np.int32)
+    vectors = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], np.float32)
+    manifest = {"config": {"deduplicate": True}}
+    table = SidTable(codes, (2, 2, 3), vectors, {}, manifest)
+    health = describe(table, make([[0, 3, 2, 1, 3]], 4, tmp_path))
+    assert health.collision_rate == 0
+    assert health.agreement.num_neighbours == 3
+    assert health.agreement.nearest == pytest.approx((1 / 3, 1 / 6))
+    figures = health.to_dict()
+    assert figures["before_deduplication"] == {
+        "num_sids": 3,
+        "colliding_items": 2,
+        "largest_sid": 2,
+    }
+    assert len(figures["neighbour_agreement"]["nearest"]) == 2
+    text = str(health)
+    assert "before de-duplication: 3 distinct SIDs; 50.0% of the items share theirs" in text
+    assert [line.split()[-2:] for line in text.splitlines()[4:7]] == [
+        ["33.3%", "33.33%"],
+        ["16.7%", "16.67%"],
+        ["-", "-"],
+    ]
+    assert json.loads(json.dumps(figures)) == figures
 
 
 def test_no_test_samples(by_hand, tmp_path):
