@@ -64,6 +64,20 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class VqVaeConfig:
+    """VQ-VAE of IntRR: a residual quantiser trained on the item vectors themselves."""
+
+    commitment: float = 0.25
+    """Weight of the commitment term."""
+    epochs: int = 100
+    """Passes over the item vectors."""
+    batch_size: int = 1024
+    """Items a step."""
+    learning_rate: float = 1e-3
+    """Adam learning rate."""
+
+
+@dataclass(frozen=True)
 class RqVaeConfig:
     """RQ-VAE of TIGER and GLASS: autoencoder with a residual quantiser in the middle."""
 
@@ -104,8 +118,9 @@ class SidConfig:
     """`both`: weight of the unit text vector beside the unit collaborative vector."""
     center: bool = True
     """Subtract the mean of the training items' vectors; without it text cosines crowd at 1."""
-    quantizer: Literal["rkmeans", "rqvae", "published"] = "rkmeans"
-    """Residual k-means (faiss), RQ-VAE, or codes made elsewhere and read from `codes_path`."""
+    quantizer: Literal["rkmeans", "vqvae", "rqvae", "published"] = "rkmeans"
+    """Residual k-means (faiss), VQ-VAE without encoder, RQ-VAE, or codes made elsewhere and read
+    from `codes_path`."""
     codes_path: str | None = None
     """`published`: index.json of LC-Rec and LETTER, .pt of GRID [L, items], or .npy [V, L] in the
     order of items.parquet."""
@@ -118,10 +133,12 @@ class SidConfig:
     """Lloyd iterations a level."""
     deduplicate: bool = False
     """Append a level that numbers the items of a colliding SID, so that SIDs are unique."""
+    vqvae: VqVaeConfig = field(default_factory=VqVaeConfig)
+    """Settings of the VQ-VAE."""
     rqvae: RqVaeConfig = field(default_factory=RqVaeConfig)
     """Settings of the RQ-VAE."""
     seed: int = 0
-    """Seed of k-means, RQ-VAE and SVD."""
+    """Seed of k-means, VQ-VAE, RQ-VAE and SVD."""
 
 
 @dataclass(frozen=True)

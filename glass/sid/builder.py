@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,13 @@ collaborative vector, of centring, a quantiser or the assignment. The SIDs are t
 models too if codes or vectors are other ones. Encoded texts are cached by model and text alone."""
 
 
-def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
+def build(
+    config: SidConfig,
+    dataset: Dataset,
+    folder: Path | str,
+    *,
+    vectors: Callable[[], ItemVectors] | None = None,
+) -> SidTable:
     """Item vectors, quantiser and SIDs of a catalogue, kept in `folder`.
 
     Vectors' means, co-occurrence and codebooks are fitted on training events and the items they
@@ -41,6 +48,7 @@ def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
         config: item vectors and quantiser.
         dataset: the prepared data set, with a `fingerprint` in its manifest.
         folder: where the table is saved, see `SidTable.save`.
+        vectors: gives `item_vectors(config, dataset)` where several builds share them.
 
     Raises:
         ValueError: settings, texts or files do not do, or the folder holds something else; the
@@ -53,8 +61,8 @@ def build(config: SidConfig, dataset: Dataset, folder: Path | str) -> SidTable:
         log.info("semantic IDs in %s are up to date", folder)
         return table
     check_replaceable(folder)
-    vectors = item_vectors(config, dataset)
-    table = _quantize(config, dataset, vectors, _fingerprint(config, dataset))
+    item = item_vectors(config, dataset) if vectors is None else vectors()
+    table = _quantize(config, dataset, item, _fingerprint(config, dataset))
     table.save(folder)
     return table
 
@@ -104,6 +112,8 @@ def check_sid_config(config: SidConfig) -> None:
         )
     positive = {
         "sid.kmeans_iterations": config.kmeans_iterations,
+        "sid.vqvae.epochs": config.vqvae.epochs,
+        "sid.vqvae.batch_size": config.vqvae.batch_size,
         "sid.rqvae.epochs": config.rqvae.epochs,
         "sid.rqvae.batch_size": config.rqvae.batch_size,
         "sid.rqvae.code_dim": config.rqvae.code_dim,
@@ -131,9 +141,13 @@ def _fingerprint(config: SidConfig, dataset: Dataset) -> str:
     settings = asdict(config)
     if config.source == "file":  # the content counts, wherever it lies
         settings["vectors_path"] = sha256(Path(str(config.vectors_path)))
+    # Settings of one quantiser alone count for it alone: those of others, and what is added for
+    # them, leave the SIDs as they are.
     del settings["codes_path"]
     if config.quantizer == "published":
         settings["codes"] = sha256(Path(str(config.codes_path)))
+    if config.quantizer != "vqvae":
+        del settings["vqvae"]
     parts = [FORMAT_VERSION, ALGORITHM_VERSION, settings, dataset.manifest.get("fingerprint")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -15,7 +15,8 @@ from glass.config import SidConfig
 from glass.sid.assign import assign
 from glass.sid.published import read_codes
 from glass.sid.rkmeans import fit_residual_kmeans
-from glass.sid.rqvae_training import fit_rqvae
+from glass.sid.rqvae import fit_rqvae
+from glass.sid.vqvae import fit_vqvae
 
 if TYPE_CHECKING:
     from glass.data import Dataset
@@ -60,6 +61,14 @@ def _rqvae(config: SidConfig, vectors: Vectors, dataset: Dataset) -> Assigned:
     return Assigned(codes, tuple(config.codebook_sizes), fitted.relative_error, weights)
 
 
+def _vqvae(config: SidConfig, vectors: Vectors, dataset: Dataset) -> Assigned:
+    trained = vectors[dataset.train_counts > 0]
+    fitted = fit_vqvae(trained, config.codebook_sizes, config.vqvae, seed=config.seed)
+    codes = assign(vectors, fitted.codebooks, normalize_residual=True)
+    books = _named(fitted.codebooks)
+    return Assigned(codes, tuple(config.codebook_sizes), fitted.relative_error, books)
+
+
 def _published(config: SidConfig, vectors: Vectors, dataset: Dataset) -> Assigned:
     codes = read_codes(Path(str(config.codes_path)), dataset.item_table["raw_item_id"])
     return Assigned(codes, tuple((codes.max(axis=0) + 1).tolist()))
@@ -71,6 +80,7 @@ def _named(codebooks: tuple[Vectors, ...]) -> dict[str, Vectors]:
 
 QUANTIZERS: Mapping[str, Callable[[SidConfig, Vectors, Dataset], Assigned]] = {
     "rkmeans": _rkmeans,
+    "vqvae": _vqvae,
     "rqvae": _rqvae,
     "published": _published,
 }

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from glass.config import RqVaeConfig
+from glass.sid.codebook_training import (
+    CodebookModel,
+    random_codebooks,
+    start_codebooks,
+    train_codebooks,
+)
+from glass.sid.rkmeans import Quantizer, check_enough_items
 
 
-class RqVae(nn.Module):
+class RqVae(CodebookModel):
     """MLP encoder, residual vector quantiser, mirrored MLP decoder (arXiv 2602.05663, section 5).
 
     Loss = mean squared reconstruction error + sum over levels of
@@ -29,10 +38,7 @@ class RqVae(nn.Module):
         widths = [dim, *config.hidden_sizes, config.code_dim]
         self.encoder = _mlp(widths)
         self.decoder = _mlp(widths[::-1])
-        self.codebooks = nn.ParameterList(
-            nn.Parameter(torch.randn(size, config.code_dim) / config.code_dim**0.5)
-            for size in codebook_sizes
-        )
+        self.codebooks = random_codebooks(codebook_sizes, config.code_dim)
         self.register_buffer("scale", torch.ones(()))
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
@@ -125,3 +131,59 @@ def balanced_assignment(distance: torch.Tensor, epsilon: float, iterations: int)
         row_factor = 1 / (len(distance) * (kernel @ code_factor).clamp_min(1e-300))
         code_factor = 1 / (distance.shape[1] * (kernel.T @ row_factor).clamp_min(1e-300))
     return (kernel.log() + code_factor.log()).argmax(-1)
+
+
+def fit_rqvae(
+    vectors: npt.NDArray[np.float32],
+    codebook_sizes: Sequence[int],
+    config: RqVaeConfig,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[RqVae, Quantizer]:
+    """Train an RQ-VAE on item vectors; equal seeds give equal results on CPU.
+
+    Codebooks start at the residual k-means of the first batch's encoder outputs. After each epoch
+    a code that no item took is moved onto a random residual of the last batch.
+
+    Args:
+        vectors: float32 [V, D].
+        codebook_sizes: codes of each level.
+        config: widths, losses and schedule.
+
+    Returns:
+        The model in evaluation mode on CPU, and its codebooks [K, code_dim] with the relative
+        error: 1 minus the share of the vectors' squared length that the decoder restores from the
+        codes of the levels so far.
+
+    Raises:
+        ValueError: fewer vectors than codes, or the training diverged.
+    """
+    check_enough_items(len(vectors), codebook_sizes)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = RqVae(vectors.shape[1], codebook_sizes, config)
+    x = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
+    model.scale.fill_(1 / max(float(x.square().mean().sqrt()), 1e-12))
+    model, x = model.to(device), x.to(device)
+    start_codebooks(model, x, config, generator, seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate)
+    train_codebooks(model, x, config, optimizer, generator, name="RQ-VAE", progress=progress)
+    model = model.eval().cpu()
+    books = tuple(book.detach().numpy().copy() for book in model.codebooks)
+    return model, Quantizer(books, _errors(model, x.cpu()))
+
+
+@torch.no_grad()
+def _errors(model: RqVae, x: torch.Tensor) -> tuple[float, ...]:
+    total = float(x.double().square().sum()) or 1.0
+    residual = model.encode(x)
+    quantized = torch.zeros_like(residual)
+    errors = []
+    for book in model.codebooks:
+        vector = book[torch.cdist(residual, book).argmin(-1)]
+        residual, quantized = residual - vector, quantized + vector
+        errors.append(float((model.decode(quantized) - x).double().square().sum()) / total)
+    return tuple(errors)

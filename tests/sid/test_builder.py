@@ -1,28 +1,30 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import glass.sid.builder as builder
 import glass.sid.quantizers as quantizers
-from glass.config import RqVaeConfig, SidConfig
+from glass.config import RqVaeConfig, SidConfig, VqVaeConfig
 from glass.sid import SidTable, build
 
 SMALL = SidConfig(
     codebook_sizes=(4, 8),
     collaborative_dim=4,
     kmeans_iterations=5,
+    vqvae=VqVaeConfig(epochs=3, batch_size=16),
     rqvae=RqVaeConfig(hidden_sizes=(8,), code_dim=4, epochs=3, batch_size=16),
 )
 
 
-@pytest.mark.parametrize("quantizer", ["rkmeans", "rqvae"])
+@pytest.mark.parametrize("quantizer", ["rkmeans", "vqvae", "rqvae"])
 def test_build_saves_what_it_returns(quantizer, dataset, encoder, tmp_path):
     table = build(replace(SMALL, quantizer=quantizer), dataset, tmp_path / "sid")
     assert table.codes.shape == (40, 2)
     assert table.codebook_sizes == (4, 8)
     assert table.vectors.shape == (40, 12)
-    assert table.quantizer["codebook_1"].shape == (8, 12 if quantizer == "rkmeans" else 4)
+    assert table.quantizer["codebook_1"].shape == (8, 4 if quantizer == "rqvae" else 12)
     assert len(table.manifest["fit"]["relative_error"]) == 2
     assert table.manifest["config"]["quantizer"] == quantizer
     loaded = SidTable.load(tmp_path / "sid")
@@ -32,7 +34,7 @@ def test_build_saves_what_it_returns(quantizer, dataset, encoder, tmp_path):
         assert loaded.quantizer["rqvae.encoder.0.weight"].shape == (8, 12)
 
 
-@pytest.mark.parametrize("quantizer", ["rkmeans", "rqvae"])
+@pytest.mark.parametrize("quantizer", ["rkmeans", "vqvae", "rqvae"])
 def test_nothing_fitted_sees_the_future(quantizer, dataset, changed_future, encoder, tmp_path):
     config = replace(SMALL, quantizer=quantizer)
     before = build(config, dataset, tmp_path / "one")
@@ -76,6 +78,21 @@ def test_building_twice_loads(dataset, encoder, tmp_path, monkeypatch):
                 build(config, data, tmp_path / "sid")
     (tmp_path / "sid" / "sids.parquet").write_bytes(b"")
     assert np.array_equal(build(SMALL, dataset, tmp_path / "sid").codes, first.codes)
+
+
+def test_settings_of_another_quantizer_leave_sids_as_they_are(dataset, encoder, tmp_path):
+    first = build(SMALL, dataset, tmp_path / "sid").manifest["fingerprint"]
+    other = replace(SMALL, vqvae=VqVaeConfig(epochs=9), codes_path="a.json")
+    assert build(other, dataset, tmp_path / "sid").manifest["fingerprint"] == first
+    own = replace(SMALL, quantizer="vqvae")
+    changed = replace(own, vqvae=VqVaeConfig(epochs=2))
+    prints = [build(c, dataset, tmp_path / "sid").manifest["fingerprint"] for c in (own, changed)]
+    assert len({first, *prints}) == 3
+
+
+def test_sids_of_the_first_release_stay_current():
+    data = SimpleNamespace(manifest={"fingerprint": "abc"})
+    assert builder._fingerprint(SidConfig(), data).startswith("58b08206af074c9")
 
 
 def test_failed_build_leaves_no_folder(dataset, encoder, tmp_path, monkeypatch):
@@ -126,8 +143,9 @@ def test_deduplication_level_makes_sids_unique(dataset, encoder, tmp_path):
         ({"kmeans_iterations": 0}, "kmeans_iterations is 0"),
         ({"collaborative_window": 0}, "collaborative_window is 0"),
         ({"rqvae": RqVaeConfig(epochs=0)}, r"rqvae\.epochs is 0"),
+        ({"vqvae": VqVaeConfig(batch_size=0)}, r"vqvae\.batch_size is 0"),
         ({"seed": -1}, r"sid\.seed is -1"),
-        ({"quantizer": "opq"}, "'opq'; it must be rkmeans, rqvae, published"),
+        ({"quantizer": "opq"}, "'opq'; it must be rkmeans, vqvae, rqvae, published"),
     ],
 )
 def test_bad_settings_are_told_before_any_work(changes, message, dataset, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 from sklearn.cluster import KMeans
 
 from glass.sid.assign import assign
-from glass.sid.rkmeans import fit_residual_kmeans, kmeans, nearest, restart_dead
+from glass.sid.rkmeans import _lloyd, fit_residual_kmeans, kmeans, nearest, restart_dead
 
 
 def blobs(num_blobs, points_each, dim=6, seed=0):
@@ -32,6 +32,15 @@ def test_finds_separate_blobs_as_scikit_learn_does():
     error = nearest(points, centroids)[1].sum()
     oracle = KMeans(8, n_init=5, random_state=0).fit(points).inertia_
     assert error == pytest.approx(oracle, rel=1e-4)
+
+
+def test_start_is_kmeans_plus_plus():
+    # Ten points far from two thousand: random starts miss them, and one iteration cannot move over.
+    points = blobs(1, 2000)
+    points[:10] += 100
+    for seed in range(5):
+        centroids = _lloyd(points, 4, 1, seed)
+        assert nearest(points[:10], centroids)[1].max() < 1
 
 
 def test_equal_seeds_give_equal_codebooks():

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 from glass.config import RqVaeConfig
 from glass.sid.assign import assign
-from glass.sid.rqvae import RqVae, balanced_assignment
-from glass.sid.rqvae_training import fit_rqvae, restart_dead_codes
+from glass.sid.codebook_training import restart_dead_codes
+from glass.sid.rqvae import RqVae, balanced_assignment, fit_rqvae
 
 SMALL = RqVaeConfig(
     hidden_sizes=(16,), code_dim=4, sinkhorn_iterations=10, epochs=40, batch_size=64
