@@ -87,6 +87,20 @@ def sid_describe(config: RunConfig, options: Options) -> None:
     print(f"\nPlot: {plot(run.sid_health, run.folder / 'sid_health.png')}")
 
 
+def sid_compare(config: RunConfig, options: Options) -> None:
+    """Prints how several quantisers do on the same item vectors."""
+    from glass.evaluation import write_json_atomic
+    from glass.sid import compare, format_comparison
+
+    with _working(config) as run:
+        folder = run.folder / "sid_compare"
+        found = compare(config.sid, run.dataset, folder, options["quantizers"])
+        path = folder.with_suffix(".json")
+        write_json_atomic(path, {name: health.to_dict() for name, health in found.items()})
+    print(format_comparison(found))
+    print(f"\nFigures: {path}")
+
+
 def sid_tiers(config: RunConfig, options: Options) -> None:
     """Writes the SID-Tier counts of all samples and names the file."""
     from glass.pipeline.tier_features import write_tier_features
@@ -193,6 +207,16 @@ def _force(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="prepare anew even if up to date")
 
 
+def _quantizers(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--quantizers",
+        type=str,
+        nargs="+",
+        default=["rkmeans", "vqvae", "rqvae"],
+        help="values of sid.quantizer; rkmeans vqvae rqvae",
+    )
+
+
 def _system(parser: ArgumentParser) -> None:
     parser.add_argument("--system", type=str, help="train only this system of the run")
 
@@ -222,6 +246,12 @@ COMMANDS: Mapping[str, Command] = {
     "data describe": Command("counts of the data set", data_describe),
     "sid build": Command("item vectors and semantic IDs", sid_build),
     "sid describe": Command("usage, collisions and bucket sizes, and a plot", sid_describe),
+    "sid compare": Command(
+        "several quantisers on the same item vectors",
+        sid_compare,
+        _quantizers,
+        "[--quantizers NAME [NAME ...]]",
+    ),
     "sid tiers": Command("SID-Tier counts of every sample, as Parquet", sid_tiers),
     "train": Command("train TIGER and GLASS", train, _system, "[--system NAME]"),
     "evaluate": Command("rank the test split with every system", evaluate),
