@@ -104,7 +104,7 @@ def make_shop(tmp_path: Path) -> Callable[..., Path]:
         settings = tiny_settings(folder)
         for key, value in sections.items():
             if isinstance(value, dict):
-                settings[key] |= value
+                settings[key] = {**settings.get(key, {}), **value}
             else:
                 settings[key] = value
         path = folder / "shop.yaml"
