@@ -146,6 +146,13 @@ def test_distributions_are_what_the_item_side_chooses_by(settings: dict[str, Any
     best = torch.stack([p.argmax(1) for p in found], dim=1)
     out = net(guidance)
     assert torch.equal(best, out.codes)
+    for row, g in enumerate(guidance):
+        context = g
+        for level, book in enumerate(net.codebooks):
+            query = g if level == 0 else f(net, level, context, g)
+            shares = (book @ query / net.temperature).softmax(0)
+            torch.testing.assert_close(found[level][row], shares)
+            context = shares @ book if net.assignment == "soft" else book[shares.argmax()]
     if net.assignment == "soft":
         token = sum(p @ book for p, book in zip(found, net.codebooks, strict=True))
     else:

@@ -81,7 +81,7 @@ def test_users_do_not_depend_on_each_other(system: str, hstu: str) -> None:
     """More than are searched at once, in another order, and each alone."""
     model = sequence_model(system, hstu)
     histories = [HISTORIES[i % 4][: 1 + i % 3] for i in range(40)]
-    times = [[7 * i + j**3 for j in range(len(h))] for i, h in enumerate(histories)]
+    times = [[7 * (40 - i) + j**3 for j in range(len(h))] for i, h in enumerate(histories)]
     together = generate(model, histories_batch(histories, times), TRIE, beam_width=4)
     for user in (0, 1, 2, 3, 38):
         alone = generate(
