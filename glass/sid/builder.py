@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glass.config import SidConfig
+from glass.config import RqVaeConfig, SidConfig
 from glass.sid.assign import number_duplicates
 from glass.sid.files import sha256
 from glass.sid.quantizers import QUANTIZERS, Assigned
@@ -148,6 +148,8 @@ def _fingerprint(config: SidConfig, dataset: Dataset) -> str:
         settings["codes"] = sha256(Path(str(config.codes_path)))
     if config.quantizer != "vqvae":
         del settings["vqvae"]
+    if config.quantizer != "rqvae":
+        settings["rqvae"] = asdict(RqVaeConfig())  # as it was when every setting counted
     parts = [FORMAT_VERSION, ALGORITHM_VERSION, settings, dataset.manifest.get("fingerprint")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -82,7 +82,8 @@ def test_building_twice_loads(dataset, encoder, tmp_path, monkeypatch):
 
 def test_settings_of_another_quantizer_leave_sids_as_they_are(dataset, encoder, tmp_path):
     first = build(SMALL, dataset, tmp_path / "sid").manifest["fingerprint"]
-    other = replace(SMALL, vqvae=VqVaeConfig(epochs=9), codes_path="a.json")
+    others = {"vqvae": VqVaeConfig(epochs=9), "rqvae": RqVaeConfig(epochs=9)}
+    other = replace(SMALL, **others, codes_path="a.json")
     assert build(other, dataset, tmp_path / "sid").manifest["fingerprint"] == first
     own = replace(SMALL, quantizer="vqvae")
     changed = replace(own, vqvae=VqVaeConfig(epochs=2))
