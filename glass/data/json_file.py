@@ -12,7 +12,7 @@ def read_pairs(path: Path, setting: str) -> list[tuple[str, Any]]:
 
     Raises:
         ValueError: the file cannot be read, or is no JSON object in UTF-8; the message names
-            `setting`, the file and the line.
+            `setting`, the file and, where it can, the line.
     """
     outermost: list[tuple[str, Any]] = []
 
@@ -31,19 +31,28 @@ def read_pairs(path: Path, setting: str) -> list[tuple[str, Any]]:
         raise ValueError(
             f"{setting}: {path}:{error.lineno} is not valid JSON: {error.msg}"
         ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError(f"{setting}: {path} cannot be read: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{setting}: {path} is nested too deeply to be read") from error
     if not isinstance(content, dict):
         raise ValueError(
             f"{setting}: {path} holds a JSON {type(content).__name__}; it must be an object"
         )
-    return outermost
+    return [(_plain(key), value) for key, value in outermost]
+
+
+def _plain(text: str) -> str:
+    """Halves of surrogate pairs, which JSON can escape, become U+FFFD, as other bad bytes do."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def id_text(value: Any) -> str | None:
     """An id of JSON as text: texts as they are, whole numbers in digits; None for anything else."""
     if isinstance(value, str):
-        return value
+        return _plain(value)
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and value.is_integer():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ Codes = npt.NDArray[np.int32]
 SETTING = "sid.codes_path"
 LARGEST_CODE = (1 << 16) - 1
 LARGEST_DEPTH = 8  # levels of a SidTrie
-_TOKEN = re.compile(r"<([a-z]+)_([0-9]+)>")
+_TOKEN = re.compile(r"<([a-z]+)_([0-9]{1,40})>")
 _SAME_DEPTH = "every SID must have as many codes; SIDs that end early are not supported"
 
 
@@ -66,8 +67,8 @@ def _read_index(path: Path, raw_item_ids: pl.Series) -> npt.NDArray[np.int64]:
     pairs = read_pairs(path, SETTING)
     sids = dict(pairs)
     if len(sids) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})[:10]
+        count = Counter(key for key, _ in pairs)
+        twice = [key for key, times in count.items() if times > 1][:10]
         raise ValueError(f"{SETTING} {path} repeats the items {', '.join(twice)}")
     wanted = raw_item_ids.to_list()
     missing = [item for item in wanted if item not in sids]

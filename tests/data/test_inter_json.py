@@ -130,6 +130,9 @@ def test_malformed_entries_are_counted_with_their_places(write: Write) -> None:
     assert ("user b, event 1", "no list of items") in places
     assert ("user c, event 1", "unreadable item") in places
     assert ("user a, event 2", "repeated user") in places
+    halves = read(write(r'{"a": [1, "\ud800"], "b\ud800": [1], "é": ["ö"]}'))
+    assert [row[:2] for row in events(halves)] == [("a", "1"), ("é", "ö")]
+    assert halves.reports[0].reasons == {"broken item": 1, "broken user": 1}
     assert "Shop.inter.json:user b, event 1 no list of items" in raw.reports[0].summary()
     json.dumps(report)
     with pytest.raises(ValueError, match=r"10 of 13 interactions rows are malformed .*50\.00%"):
@@ -163,6 +166,7 @@ def test_malformed_items(write: Write) -> None:
         ({"inter": '{"1": [2,\n 3'}, r"Shop\.inter\.json:2 is not valid JSON"),
         ({"inter": "[1, 2]"}, r"Shop\.inter\.json holds a JSON list; it must be an object"),
         ({"inter": "[" * 100_000}, r"Shop\.inter\.json is nested too deeply"),
+        ({"inter": '{"1": [' + "9" * 5000 + "]}"}, r"Shop\.inter\.json cannot be read: .*limit"),
         ({"index": "3"}, r"Shop\.index\.json holds a JSON int"),
         ({"item": "{}", "text_columns": ("name",)}, r"Shop\.item\.json: data\.text_columns"),
         ({"title_column": "name"}, r"has none beside Shop\.inter\.json"),

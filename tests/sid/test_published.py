@@ -66,6 +66,7 @@ def test_three_formats_give_the_same_codes(tmp_path):
             r"1 items have codes out of range, first item 1 with \[0, 6",
         ),
         ({"1": tokens([0, 10**30, 2])}, "codes must be 0 to 65535"),
+        ({"1": ["<a_0>", "<b_" + "9" * 5000 + ">", "<c_2>"]}, "must be a list such as"),
     ],
 )
 def test_sids_that_are_none(changes, message, tmp_path):
