@@ -29,7 +29,7 @@ class MemoryPanels {
   MemoryPanels(int64_t positions, int64_t heads, int64_t dim)
       : heads_(heads),
         dim_(dim),
-        keys_step_(round_up(positions, kWholePanels) * dim),
+        keys_step_((round_up(positions, kWholePanels) + kPanel) * dim),  // heads apart in a cache
         values_step_(positions * round_up(dim, kWholePanels)),
         keys_(1, heads * keys_step_),
         values_(1, heads * values_step_) {
@@ -45,10 +45,15 @@ class MemoryPanels {
   }
   int64_t count() const { return static_cast<int64_t>(listed_.size()); }
 
-  // All heads of a position before the next one, as they usually lie in memory: what is fetched
-  // from there takes longer than the rest.
+  // All heads of a position before the next one, as they usually lie in memory, and the positions
+  // to come are asked for: what is fetched from there takes longer than the rest.
   void pack(const MemoryView& keys, const MemoryView& values, int64_t user) {
+    constexpr int64_t kAhead = 8;
     for (int64_t n = 0; n < round_up(count(), kWholePanels); n += 4) {
+      for (int64_t i = n + kAhead; i < std::min(n + kAhead + 4, count()); ++i) {
+        ask_for(keys, user, i);
+        ask_for(values, user, i);
+      }
       for (int64_t head = 0; head < heads_; ++head) pack_keys(keys, user, head, n);
       for (int64_t i = n; i < std::min(n + 4, count()); ++i) {
         for (int64_t head = 0; head < heads_; ++head) pack_values(values, user, head, i);
@@ -63,6 +68,12 @@ class MemoryPanels {
   }
 
  private:
+  void ask_for(const MemoryView& view, int64_t user, int64_t n) const {
+    for (int64_t head = 0; head < heads_; ++head) {
+      prefetch(view.at(user, head) + listed_[n] * view.position, dim_ * sizeof(float));
+    }
+  }
+
   // Four, transposed; zeros past the last.
   void pack_keys(const MemoryView& view, int64_t user, int64_t head, int64_t n) {
     const float* from = view.at(user, head);

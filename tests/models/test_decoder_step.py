@@ -233,9 +233,8 @@ def call_of(step: Step) -> dict[str, Any]:
     trunk, level = step.trunk, len(step.past)
     assert trunk.packed is not None
     keys, values = zip(*step.memory.keys_values, strict=True)
-    x = trunk.token_table[: step.ancestors.shape[0] * step.ancestors.shape[1]]
     return {
-        "x": x.reshape(*step.ancestors.shape[:2], -1).clone(),
+        "x": torch.randn(*step.ancestors.shape[:2], len(trunk.final)),
         "weights": trunk.packed,
         "scale": trunk.final,
         "bias": trunk.decoder_bias[level, : level + 1],
