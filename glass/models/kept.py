@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MadeT = TypeVar("MadeT")
-Mark = tuple[dict[str, nn.Parameter | None], str, nn.Parameter, int, int | None]
+Mark = tuple[Mapping[str, Tensor | None], str, Tensor, int, int | None]
 
 
 class Kept(Generic[ModuleT, MadeT]):
-    """Makes something of a module; anew once a parameter was changed, replaced or moved."""
+    """Makes something of a module; anew once a parameter was changed, replaced or moved.
 
-    def __init__(self, make: Callable[[ModuleT], MadeT]) -> None:
+    With `buffers`, also once a buffer was.
+    """
+
+    def __init__(self, make: Callable[[ModuleT], MadeT], *, buffers: bool = False) -> None:
         self._make = make
+        self._buffers = buffers
         self._held: WeakKeyDictionary[ModuleT, tuple[list[Mark], MadeT]] = WeakKeyDictionary()
 
     def __call__(self, module: ModuleT) -> MadeT:
@@ -29,19 +33,24 @@ class Kept(Generic[ModuleT, MadeT]):
         # Ordinary tensors, so that generation in and out of inference mode may use them.
         with torch.inference_mode(False), torch.no_grad():
             marks: list[Mark] = [
-                (child._parameters, name, parameter, parameter.data_ptr(), _version(parameter))
+                (held_by, name, tensor, tensor.data_ptr(), _version(tensor))
                 for child in module.modules()
-                for name, parameter in child._parameters.items()
-                if parameter is not None
+                for held_by in self._holders(child)
+                for name, tensor in held_by.items()
+                if tensor is not None
             ]
             made = self._make(module)
         self._held[module] = (marks, made)
         return made
 
+    def _holders(self, module: nn.Module) -> list[Mapping[str, Tensor | None]]:
+        held: list[Mapping[str, Tensor | None]] = [module._parameters]
+        return [*held, module._buffers] if self._buffers else held
 
-def _version(parameter: Tensor) -> int | None:
+
+def _version(tensor: Tensor) -> int | None:
     """Counts changes in place; None where torch does not count."""
-    return None if parameter.is_inference() else parameter._version
+    return None if tensor.is_inference() else tensor._version
 
 
 def _is_current(mark: Mark) -> bool:

@@ -74,6 +74,25 @@ def test_without_alignment_the_items_have_no_loss() -> None:
     assert torch.equal(out.parts["rec"], out.loss.detach())
 
 
+@torch.no_grad()
+def test_tokens_that_are_kept_are_those_of_the_weights() -> None:
+    """Looked up without a gradient, computed with one; never those of other weights."""
+    model = intrr()
+    batch = histories_batch([[3, 3, UNSEEN[0]], [5, 3]])
+
+    def computed() -> torch.Tensor:
+        with torch.enable_grad():
+            return model.read(batch)[0]
+
+    for name in ("uids.weight", "codes"):
+        torch.testing.assert_close(model.read(batch)[0], computed())
+        before = computed()
+        tensor = {**dict(model.named_parameters()), **dict(model.named_buffers())}[name]
+        tensor.copy_(tensor.flip(0))
+        assert not torch.equal(before, computed())
+        torch.testing.assert_close(model.read(batch)[0], computed())
+
+
 # --- items that training does not know
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
 from glass.models.item_side import ItemSide
+from glass.models.kept import Kept
 from glass.models.output import Output
 from glass.models.sequence.backbone import Times
 from glass.models.sequence.base import CODERS, BackboneName, SequenceModel, at_states, make_output
@@ -47,10 +48,14 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
         """Guidance [P, d] of every state, and with `align` the loss of the history's items.
 
         Each distinct item goes through the item side once; the loss counts it as often as it
-        occurs.
+        occurs. Where nothing is trained, the tokens of all items are made once for the weights as
+        they are, and looked up.
         """
-        items, place = torch.unique(batch.items, return_inverse=True)
-        tokens, losses = self.item_tokens(items, align=align)
+        if self.training or align or torch.is_grad_enabled():
+            items, place = torch.unique(batch.items, return_inverse=True)
+            tokens, losses = self.item_tokens(items, align=align)
+        else:
+            place, tokens, losses = batch.items, _all_tokens(self), None
         layout = Jagged.of(batch.offsets, batch.longest, len(place))
         times = None
         if self.backbone.timed:
@@ -76,6 +81,9 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
     def steps(self, batch: SequenceBatch) -> IntRRSteps:
         """Decoding of a batch level by level, for `glass.generation.generate`."""
         return IntRRSteps(self, batch)
+
+
+_all_tokens: Kept[IntRR, Tensor] = Kept(IntRR.all_item_tokens, buffers=True)
 
 
 class IntRRSteps:
