@@ -43,6 +43,9 @@ STABLE_TORCH_LIBRARY(glass, m) {
       " Tensor? filter_offsets, Tensor? filter_nodes, bool filter_keeps)"
       " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("beam_step(Tensor logits, Tensor scores, int beam_width) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "encoder_stack(Tensor x, Tensor? valid, Tensor bias, Tensor qkv, Tensor output, Tensor up,"
+      " Tensor down, Tensor memory) -> Tensor");
   m.def("residual_quantize(Tensor x, Tensor[] codebooks, bool normalize_residual) -> Tensor");
   m.def("pack_token_rows(Tensor keys, Tensor values) -> Tensor");
   m.def(

@@ -8,6 +8,7 @@ Every op takes `backend=None` (the best available) or a name of `glass_kernels.B
 # parts are reached by `from glass_kernels.sid_tier.reference import ...`
 from glass_kernels.backend import BACKENDS, use_backend
 from glass_kernels.codebook_assign import codebook_assign
+from glass_kernels.encoder_stack import EncoderWeights, encoder_stack
 from glass_kernels.gated_fusion import gated_fusion
 from glass_kernels.hard_search import HistoryIndex, bucket_history, hard_search
 from glass_kernels.hard_search_attention import hard_search_attention
@@ -25,12 +26,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BACKENDS",
+    "EncoderWeights",
     "HistoryIndex",
     "SidTrie",
     "TrieFilter",
     "beam_step",
     "bucket_history",
     "codebook_assign",
+    "encoder_stack",
     "gated_fusion",
     "hard_search",
     "hard_search_attention",

@@ -24,6 +24,7 @@ _OPS = {
     "hard_search_attention": ("hard_search_attention", "_ATTENTION"),
     "gated_fusion": ("gated_fusion", "_FUSION"),
     "codebook_assign": ("codebook_assign", "_ASSIGN"),
+    "encoder_stack": ("encoder_stack", "_STACK"),
     "trie_beam_step": ("trie", "_TRIE_BEAM_STEP"),
     "beam_step": ("trie", "_BEAM_STEP"),
     "residual_quantize": ("residual_quantize", "_QUANTIZE"),

@@ -26,6 +26,7 @@ OPERATORS = (
     "codebook_assign_backward",
     "trie_beam_step",
     "beam_step",
+    "encoder_stack",
     "residual_quantize",
     "pack_token_rows",
     "decoder_step",

@@ -19,14 +19,26 @@ struct Panels {
   const float* data;
   int64_t depth, columns;
   int64_t step, panel;
+  bool far = false;  // read from memory: each panel is asked for while the one before is at work
 
   static Panels packed(const float* data, int64_t depth, int64_t columns) {
     return {data, depth, columns, kPanel, depth * kPanel};
+  }
+  Panels columns_from(int64_t first, int64_t count) const {
+    return {at(0, first), depth, count, step, panel, far};
   }
   const float* at(int64_t row, int64_t column) const {
     return data + column / kPanel * panel + row * step + column % kPanel;
   }
 };
+
+// Asks for part `number` of `parts` of what lies at `from`.
+GLASS_INLINE void prefetch_part(const float* from, int64_t bytes, int64_t number, int64_t parts) {
+  const int64_t lines = bytes / 64;
+  const auto* line = reinterpret_cast<const uint8_t*>(from) + lines * number / parts * 64;
+  const auto* end = reinterpret_cast<const uint8_t*>(from) + lines * (number + 1) / parts * 64;
+  for (; line < end; line += 64) __builtin_prefetch(line, 0, 2);
+}
 
 // Rows of a matrix, `step` apart.
 struct PanelRows {
@@ -93,6 +105,7 @@ GLASS_INLINE void multiply_tiles(Factor<float> a, int64_t count, const Panels& b
   const int64_t width = b.columns - column;
   const float* from = b.at(begin, column);
   for (int64_t tile = 0; tile < count; ++tile) {
+    if (b.far) prefetch_part(from + depth * b.step, depth * S::kColumns * 4, tile, count);
     typename S::Lanes::type sum[Rows][S::kVectors] = {};
     sum_tile<S, Rows>({a.data + tile * Rows * a.row, a.row, a.step}, from, b.step, next, depth,
                       sum);

@@ -13,8 +13,7 @@ width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +24,7 @@ from glass.models.decoder import DecoderLayer, Memory, Retrieval
 from glass.models.encoder import EncoderLayer
 from glass.models.kept import Kept
 from glass.models.layers import FeedForward, RelativePositionBias, SelfAttention
-from glass_kernels import hard_search_attention
+from glass_kernels import EncoderWeights, encoder_stack, hard_search_attention
 from glass_kernels.decoder_step import decoder_step, pack_decoder_layer, runs, takes
 from glass_kernels.modules import GatedFusion
 
@@ -89,7 +88,6 @@ class Cross:
     """Both cross-attentions of a decoder layer with their norm."""
 
     query: Tensor  # [HD, C], or [2HD, C] with that of the retrieved items
-    memory: Tensor  # [2HD, C] keys and values of the encoder's output
     output: Tensor  # [HD, C]
     table: tuple[Tensor, Tensor] | None  # [Vt, H, D]
     retrieved: Tensor | None  # [HD, C]
@@ -103,7 +101,7 @@ class Fused:
 
     heads: tuple[int, int]
     empty_retrieval: str
-    encoder: list[tuple[Attention, Feed]]
+    encoder: EncoderWeights  # with the keys and values for the decoder's layers
     decoder: list[tuple[Attention, Cross, Feed]]
     encoder_position: RelativePositionBias
     decoder_bias: Tensor  # [L, L, H]: of query, key
@@ -112,18 +110,13 @@ class Fused:
     level_start: Tensor
     bos: Tensor
     packed: list[Tensor] | None  # the decoder's weights for `decoder_step`, where it can run
-    _biases: dict[int, Tensor] = field(default_factory=dict)
+    _biases: Tensor  # [H, 2N - 1] of the longest input so far, by key - query
 
     @classmethod
     def of(cls, model: Glass | Trunk) -> Fused:
         """From the weights as they are now."""
         config = model.config
         levels = model.num_levels
-        encoder = []
-        for layer in model.encoder.layers:
-            assert isinstance(layer, EncoderLayer)
-            attention = Attention.of(layer.attention_norm, layer.attention)
-            encoder.append((attention, Feed.of(layer.ff_norm, layer.ff)))
         rows = None
         if model.hard_search is not None:
             rows = model.retrieved_projection(model.token_table)
@@ -131,12 +124,12 @@ class Fused:
         for layer in model.decoder.layers:
             assert isinstance(layer, DecoderLayer)
             attention = Attention.of(layer.attention_norm, layer.attention)
-            cross = _cross(layer, model.encoder.norm, rows, config.gate_input == "state")
+            cross = _cross(layer, rows, config.gate_input == "state")
             decoder.append((attention, cross, Feed.of(layer.ff_norm, layer.ff)))
         return cls(
             (config.num_heads, config.head_dim),
             config.empty_retrieval,
-            encoder,
+            _encoder(model),
             decoder,
             model.encoder.position,
             model.decoder.position(levels, levels)[0].permute(1, 2, 0).contiguous(),
@@ -145,49 +138,26 @@ class Fused:
             model.level_start,
             model.bos.detach(),
             _packed(decoder),
+            model.encoder.position.by_distance(1),
         )
 
     def memory(self, x: Tensor, valid: Tensor | None) -> Memory:
         """Keys and values of the encoder's output for x [B, N, C], valid bool [B, N]."""
-        users, length, width = x.shape
-        inner = self.heads[0] * self.heads[1]
-        bias = self._bias(length)
-        if valid is not None:
-            bias = bias.masked_fill(~valid[:, None, None, :], torch.finfo(bias.dtype).min)
-        rows = x.reshape(users * length, width)
-        for attention, feed in self.encoder:
-            query, key, value = self._split(
-                F.linear(unit(rows), attention.qkv).view(users, length, 3 * inner), 3
-            )
-            out = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=bias.to(query.dtype), scale=1.0
-            )
-            rows = torch.addmm(
-                rows, out.transpose(1, 2).reshape(len(rows), inner), attention.output
-            )
-            rows = feed.add(rows)
-        rows = unit(rows)
-        keys_values = []
-        for _, cross, _ in self.decoder:
-            key, value = self._split(F.linear(rows, cross.memory).view(users, length, 2 * inner), 2)
-            keys_values.append((key, value))
+        backend = None if runs(x) else "reference"  # there is no other kernel than that in C++
+        both = encoder_stack(x, self._bias(x.shape[1]), self.encoder, valid, backend=backend)
+        keys_values = [(keys, values) for keys, values in both.permute(0, 3, 1, 4, 2, 5)]
         tables = [cross.table for _, cross, _ in self.decoder if cross.table is not None]
         mask = None if valid is None else valid[:, None, None, :]
         return Memory(keys_values, mask, tables or None)
 
     def _bias(self, length: int) -> Tensor:
-        """Position bias of the encoder [1, H, N, N]; that of the last length is kept."""
-        bias = self._biases.get(length)
-        if bias is None:
-            bias = self.encoder_position(length, length).contiguous()
-            self._biases.clear()
-            self._biases[length] = bias
-        return bias
-
-    def _split(self, x: Tensor, count: int) -> Iterator[Tensor]:
-        """[B, N, count*HD] -> as many [B, H, N, D]."""
-        split = torch.unflatten(x, -1, (count, *self.heads))
-        return iter(split.permute(2, 0, 3, 1, 4))
+        """Position bias of the encoder [H, 2N - 1] by key - query."""
+        biases = self._biases
+        most = biases.shape[1] // 2 + 1
+        if length > most:
+            most = length
+            self._biases = biases = self.encoder_position.by_distance(most)
+        return biases[:, most - length : most + max(length, 1) - 1]
 
     def step(
         self, newest: Tensor | None, memory: Memory, retrieval: Retrieval | None,
@@ -280,14 +250,35 @@ class Fused:
         return fused
 
 
-def _cross(
-    layer: DecoderLayer, encoder_norm: nn.RMSNorm, rows: Tensor | None, state: bool
-) -> Cross:
+def _encoder(model: Glass | Trunk) -> EncoderWeights:
+    """The encoder's weights, and of the decoder's those that read its output."""
+    layers = [layer for layer in model.encoder.layers if isinstance(layer, EncoderLayer)]
+    attentions = [layer.attention.proj for layer in layers]
+    readers = [layer.short for layer in model.decoder.layers if isinstance(layer, DecoderLayer)]
+    heads = (model.config.num_heads, model.config.head_dim)
+
+    def normed(norm: nn.RMSNorm, *linears: nn.Linear) -> Tensor:
+        return torch.cat([linear.weight for linear in linears]) * norm.weight
+
+    qkv = [
+        normed(layer.attention_norm, proj.query, proj.key, proj.value)
+        for layer, proj in zip(layers, attentions, strict=True)
+    ]
+    memory = [normed(model.encoder.norm, reader.key, reader.value) for reader in readers]
+    return EncoderWeights(
+        torch.unflatten(torch.stack(qkv), 1, (3, *heads)),
+        torch.stack([proj.output.weight for proj in attentions]),
+        torch.stack([normed(layer.ff_norm, layer.ff.up) for layer in layers]),
+        torch.stack([layer.ff.down.weight for layer in layers]),
+        torch.unflatten(torch.stack(memory), 1, (2, *heads)),
+    )
+
+
+def _cross(layer: DecoderLayer, rows: Tensor | None, state: bool) -> Cross:
     short, retrieved = layer.short, layer.retrieved
     queries = [short.query] if retrieved is None else [short.query, retrieved.query]
     return Cross(
         after(layer.cross_norm, *queries),
-        after(encoder_norm, short.key, short.value),
         short.output.weight.t().contiguous(),
         None if retrieved is None or rows is None else retrieved.tables(rows),
         None if retrieved is None else retrieved.output.weight.t().contiguous(),

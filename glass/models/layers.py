@@ -34,7 +34,10 @@ class RelativePositionBias(nn.Module):
     def buckets(self, num_queries: int, num_keys: int, device: torch.device) -> Tensor:
         """Bucket of every (query, key) pair, int64 [Q, N]; query i stands at position i."""
         query = torch.arange(num_queries, device=device)[:, None]
-        distance = torch.arange(num_keys, device=device)[None, :] - query
+        return self._buckets(torch.arange(num_keys, device=device)[None, :] - query)
+
+    def _buckets(self, distance: Tensor) -> Tensor:
+        """Bucket of every key's position less that of the query."""
         count = self.num_buckets
         base = torch.zeros_like(distance)
         if self.bidirectional:
@@ -52,6 +55,11 @@ class RelativePositionBias(nn.Module):
         """Bias [1, H, Q - first_query, N] of queries first_query .. Q-1."""
         index = self.buckets(num_queries, num_keys, self.weight.device)[first_query:]
         return F.embedding(index, self.weight).permute(2, 0, 1)[None]
+
+    def by_distance(self, length: int) -> Tensor:
+        """Bias [H, 2N - 1] of a key whose position less that of the query is 1 - N .. N - 1."""
+        distance = torch.arange(1 - length, length, device=self.weight.device)
+        return F.embedding(self._buckets(distance), self.weight).t().contiguous()
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:

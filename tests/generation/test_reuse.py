@@ -55,9 +55,8 @@ def products_of(model: Glass, batch: Batch) -> Products:
 @pytest.mark.parametrize("tier", [True, False])
 def test_products_of_a_search(tier: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoder rows are multiplied once; each level multiplies one row a beam; tables none."""
-    monkeypatch.setattr(
-        fused_module, "runs", lambda *tensors: False
-    )  # one call would do all products
+    # Kernels of the whole encoder and of a whole step show none.
+    monkeypatch.setattr(fused_module, "runs", lambda *tensors: False)
     config = dataclasses.replace(SMALL, use_sid_tier=tier)
     model = toy_model(config).eval()
     batch = toy_batch(HISTORIES, [[1]] * USERS, config)
@@ -70,7 +69,7 @@ def test_products_of_a_search(tier: bool, monkeypatch: pytest.MonkeyPatch) -> No
     wanted: Counter[tuple[int, int, int]] = Counter()
     for shape in ((d, 3 * inner), (inner, d), (d, ff), (ff, d)):
         wanted[(rows, *shape)] += layers
-    wanted[(rows, d, 2 * inner)] += deep
+    wanted[(rows, d, 2 * inner * deep)] += 1
     for level, beams in enumerate((USERS, USERS * WIDTH, USERS * WIDTH)):
         for shape in ((d, 3 * inner), (inner, d), (inner, d), (d, ff), (ff, d)):
             wanted[(beams, *shape)] += deep

@@ -244,6 +244,39 @@ def quantization(op) -> None:
     assert op(equal, [equal, equal], False).eq(0).all()
 
 
+def encoders(op) -> None:
+    def packed(*shape: int) -> Tensor:
+        return torch.randn(shape) / shape[-2] ** 0.5
+
+    def up_to(columns: int) -> int:  # panels
+        return 2 * ((columns + 31) // 32)
+
+    for (width, heads, dim, hidden), length in product(
+        ((1, 1, 1, 1), (20, 3, 12, 50), (33, 2, 17, 130), (96, 1, 32, 64)), (0, 1, 2, 33, 200)
+    ):
+        inner, whole = heads * dim, 16 * up_to(width)
+        weights = (
+            packed(2, heads, up_to(3 * dim), width, 16), packed(2, up_to(width), inner, 16),
+            packed(2, up_to(hidden), width, 16), packed(2, hidden, whole),
+            packed(3, up_to(2 * inner), width, 16),
+        )  # fmt: skip
+        weights[3][:, :, width:] = 0
+        bias = torch.randn(heads, max(2 * length - 1, 0))
+        for users, share in product((0, 1, 4), (None, 0.0, 0.6, 1.0)):
+            x = torch.randn(users, length, width)
+            valid = None if share is None else torch.rand(users, length) < share
+            assert op(x, valid, bias, *weights).isfinite().all()
+    for which in range(5):
+        wrong = [
+            weight[:, :1].clone() if at == which else weight for at, weight in enumerate(weights)
+        ]
+        must_refuse(op, x, None, bias, *wrong)
+    must_refuse(op, x, valid[:, :-1].clone(), bias, *weights)
+    must_refuse(op, x, None, bias[:, 1:].clone(), *weights)
+    must_refuse(op, x[..., :-1].clone(), None, bias, *weights)
+    must_refuse(op, x.double(), None, bias, *weights)
+
+
 def tries(ops) -> None:
     for levels, size, items in product((1, 3, 8), (1, 9, 2**31 - 1), (1, 70)):
         dtype = torch.int32 if items == 1 else torch.int64
@@ -367,6 +400,7 @@ if __name__ == "__main__":
         quantization(ops.residual_quantize)
         decoder(ops.decoder_step)
         broken_decoder(ops.decoder_step)
+        encoders(ops.encoder_stack)
         tries(ops)
         broken_tries(ops)
     print("finished")

@@ -14,7 +14,9 @@ from glass_kernels.backend import BACKENDS, runs_on
 
 Implementation = Callable[..., Any]
 
-OPS = ("sid_tier", "hard_search", "hard_search_attention", "gated_fusion", "trie")
+OPS = (
+    "sid_tier", "hard_search", "hard_search_attention", "gated_fusion", "encoder_stack", "trie",
+)  # fmt: skip
 """Folders of the ops that GLASS runs."""
 
 
