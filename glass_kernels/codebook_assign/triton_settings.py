@@ -16,7 +16,7 @@ import triton
 
 # (BM rows, BK codes, BD columns, warps, stages)
 HALF_FORWARD = [(128, 64, 64, 8, 3), (64, 64, 64, 4, 3)]
-HALF_FEW = [(16, 128, 64, 4, 3)]
+HALF_FEW = [(16, 64, 32, 4, 3)]
 # float32 (IEEE) products run on no tensor core and keep their operands in registers: small tiles
 FLOAT_FORWARD = [(64, 64, 16, 8, 2), (64, 32, 32, 4, 2)]
 FLOAT_FEW = [(16, 32, 32, 4, 2)]
