@@ -74,8 +74,9 @@ def check(recommender: Recommender, search: Searcher, histories: list[list[str]]
     """The beams are those of the whole histories; raises DiffersError."""
     snapshots = recommender.snapshots([str(user) for user in range(4)])
     ours = search.beams(snapshots, [EVERYTHING] * 4, BEAMS)
-    whole = generate(search.model, whole_batch(histories[:4], search.model), search.trie,
-                     beam_width=BEAMS)  # fmt: skip
+    model = search.model
+    assert isinstance(model, Glass)
+    whole = generate(model, whole_batch(histories[:4], model), search.trie, beam_width=BEAMS)
     worst = float((ours.scores - whole.scores).abs().max())
     if not worst < 1e-4:
         raise DiffersError(f"serving: scores differ by {worst:.1e} from those of whole histories")
@@ -95,7 +96,8 @@ def timed(call: Callable[[int], object], rounds: int) -> list[float]:
 
 def measure(length: int, copying: bool, quick: bool) -> Row:
     recommender, histories = make_recommender(copying), make_histories(length)
-    search = recommender.searcher
+    search, model = recommender.searcher, recommender.searcher.model
+    assert isinstance(model, Glass)
     for user, history in enumerate(histories):
         recommender.observe(str(user), history, 0)
     check(recommender, search, histories)
@@ -103,8 +105,8 @@ def measure(length: int, copying: bool, quick: bool) -> Row:
     users = [str(user) for user in range(USERS)]
 
     def from_the_whole(number: int) -> Beams:
-        batch = whole_batch([histories[number % USERS]], search.model)
-        return generate(search.model, batch, search.trie, beam_width=BEAMS)
+        batch = whole_batch([histories[number % USERS]], model)
+        return generate(model, batch, search.trie, beam_width=BEAMS)
 
     one = timed(lambda i: recommender.recommend([users[i % USERS]]), 30 if quick else 300)
     whole = timed(from_the_whole, 10 if quick else 60)

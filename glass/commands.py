@@ -224,7 +224,7 @@ def _system(parser: ArgumentParser) -> None:
 def _recommend(parser: ArgumentParser) -> None:
     parser.add_argument("--users", type=str, nargs="+", default=[], help="raw user ids")
     parser.add_argument("--num-items", type=int, default=10, help="items a user, at most")
-    parser.add_argument("--system", type=str, default="glass", help="glass or tiger")
+    parser.add_argument("--system", type=str, help="a trained system; glass, or the run's last")
     parser.add_argument("--exclude-seen", action="store_true", help="no items of the history")
     parser.add_argument("--allow", type=str, metavar="FILE", help="these items alone: raw ids")
     parser.add_argument("--exclude", type=str, metavar="FILE", help="not these items: raw ids")
@@ -253,7 +253,7 @@ COMMANDS: Mapping[str, Command] = {
         "[--quantizers NAME [NAME ...]]",
     ),
     "sid tiers": Command("SID-Tier counts of every sample, as Parquet", sid_tiers),
-    "train": Command("train TIGER and GLASS", train, _system, "[--system NAME]"),
+    "train": Command("train the models of the run", train, _system, "[--system NAME]"),
     "evaluate": Command("rank the test split with every system", evaluate),
     "recommend": Command(
         "items for users, from their whole history",

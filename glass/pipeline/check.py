@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from glass.config import EvalConfig, ModelConfig, RunConfig, TrainConfig
+from glass.config import EvalConfig, ModelConfig, RunConfig, SequenceConfig, TrainConfig
 from glass.data.prepare import check_config as check_data_config
 from glass.sid.builder import check_sid_config
 from glass.systems import TRAINED
@@ -32,6 +32,7 @@ def check_config(config: RunConfig) -> None:
     check_sid_config(config.sid)
     _check_vectors(config)
     _check_model(config.model)
+    _check_sequence(config.sequence)
     _check_train(config.train)
     _check_eval(config.eval, config.train.metric)
 
@@ -71,6 +72,19 @@ def _check_model(model: ModelConfig) -> None:
         model.num_tiers,
         "4 with model.tier_edges=paper",
     )
+
+
+def _check_sequence(sequence: SequenceConfig) -> None:
+    sizes = ("d_model", "num_layers", "num_heads", "head_dim", "d_ff", "max_items", "uid_dim")
+    for field in sizes:
+        value = getattr(sequence, field)
+        _require(value >= 1, f"sequence.{field}", value, "at least 1")
+    hidden, std = sequence.hidden_dim, sequence.codebook_std
+    _require(hidden is None or hidden >= 1, "sequence.hidden_dim", hidden, "at least 1, or null")
+    _require(std is None or std > 0, "sequence.codebook_std", std, "above 0, or null")
+    _require(0 <= sequence.dropout < 1, "sequence.dropout", sequence.dropout, "in [0, 1)")
+    _require(sequence.alignment >= 0, "sequence.alignment", sequence.alignment, "at least 0")
+    _require(sequence.temperature > 0, "sequence.temperature", sequence.temperature, "above 0")
 
 
 def _check_train(train: TrainConfig) -> None:

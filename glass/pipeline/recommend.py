@@ -20,7 +20,7 @@ def recommend(
     users: Sequence[str],
     *,
     num_items: int = 10,
-    system: str = "glass",
+    system: str | None = None,
     exclude_seen: bool = False,
     allowed: Collection[str] | None = None,
     exclude: Collection[str] | None = None,
@@ -34,7 +34,7 @@ def recommend(
         run: a trained run.
         users: raw user ids.
         num_items: items a user, at most.
-        system: a trained one of the run.
+        system: a trained one; None: GLASS, or the last one of the run where that is not of it.
         exclude_seen: leave out items of the history.
         allowed: raw item ids that alone may come.
         exclude: raw item ids that must not come.
@@ -43,7 +43,7 @@ def recommend(
     Raises:
         ValueError: an unknown user, item or system, or a run that is not trained.
     """
-    trained_system(system)
+    system = trained_system(run.default_system if system is None else system).name
     if num_items < 1:
         raise ValueError(f"num_items is {num_items}; it must be at least 1")
     rows = _user_rows(run.dataset, users)

@@ -190,6 +190,12 @@ class Run:
         """Systems that are trained."""
         return [system for system in self.config.systems if system in TRAINED]
 
+    @property
+    def default_system(self) -> str:
+        """Who recommends unless another is asked for: GLASS, or the last trained system."""
+        trained = self.neural_systems
+        return trained[-1] if trained and "glass" not in trained else "glass"
+
     def train(self, systems: Sequence[str] = ()) -> None:
         """Trains the neural systems of the run, or those named; what is finished is skipped.
 

@@ -7,10 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from glass.data.sequences import SequenceBatch
 from glass.models import SearchingModel
+from glass.models.sequence import SequenceModel
 from glass.serving.batch import make_batch
 from glass.serving.reads import Bucketed, Reads
 from glass_kernels.modules import TierHistogram
@@ -59,6 +62,23 @@ def _bucketed(model: SearchingModel) -> Bucketed:
     return Bucketed(sid1, model.codebook_sizes[0], model.config.search_max_items)
 
 
+class _SequenceReading(Reading):
+    def __init__(self, model: SequenceModel) -> None:
+        timed = model.backbone.timed
+        self.reads = Reads(short_length=model.config.max_items, short_times=timed)
+
+    def batch(self, snapshots: Sequence[Snapshot], *, has_clock: bool) -> SequenceBatch:
+        offsets = np.cumsum([0, *(len(user.short) for user in snapshots)])
+        items = np.concatenate([np.zeros(0, np.int64), *(user.short for user in snapshots)])
+        times = None
+        if self.reads.short_times and has_clock:
+            known = [user.short_times for user in snapshots if user.short_times is not None]
+            times = torch.from_numpy(np.concatenate(known))
+        return SequenceBatch.of_histories(torch.from_numpy(items), torch.from_numpy(offsets), times)
+
+
 def reading(model: Model) -> Reading:
     """How users become batches of `model`."""
+    if isinstance(model, SequenceModel):
+        return _SequenceReading(model)
     return _SearchingReading(model)

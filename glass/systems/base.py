@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glass.config import ModelConfig, RunConfig
+from glass.config import ModelConfig, RunConfig, SequenceConfig
 from glass.evaluation.redistribution import Assignments
 from glass.evaluation.results import HISTORY_EDGES
 from glass.models import Glass, GlassIntrr
+from glass.models.sequence import SequenceModel
 from glass_kernels.modules import TierHistogram
 
 if TYPE_CHECKING:
     from glass.data import Dataset, Samples
     from glass.sid import SidTable
 
-Model: TypeAlias = Glass | GlassIntrr
+Model: TypeAlias = Glass | GlassIntrr | SequenceModel
 """A trained model."""
-Settings: TypeAlias = ModelConfig
+Settings: TypeAlias = ModelConfig | SequenceConfig
 """What a model is made from."""
 SettingsT = TypeVar("SettingsT")
 ModelT = TypeVar("ModelT")

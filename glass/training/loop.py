@@ -74,6 +74,7 @@ class _Trainer:
         self.step = 0
         self.best, self.best_step, self.bad = -math.inf, 0, 0
         self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.parts: dict[str, Tensor] = {}
         self.correct = torch.zeros(model.num_levels, dtype=torch.float64)
         self.targets = 0
         self.since = 0
@@ -103,6 +104,8 @@ class _Trainer:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
         self.loss_sum += output.loss.detach().double().cpu()
+        for part, value in (output.parts or {}).items():
+            self.parts[part] = self.parts.get(part, 0.0) + value.double().cpu()
         self.correct += output.hits.sum((0, 1)).double().cpu()
         self.targets += int(output.present.sum())
         self.since += 1
@@ -114,9 +117,12 @@ class _Trainer:
             "epoch": round(self.step / self.per_epoch, 4),
             "loss": float(self.loss_sum / max(self.since, 1)),
         }
+        for part, total in self.parts.items():
+            row[f"loss_{part}"] = float(total / max(self.since, 1))
         for level, hits in enumerate(self.correct.tolist(), start=1):
             row[f"acc_{level}"] = hits / max(self.targets, 1)
         self.loss_sum.zero_()
+        self.parts.clear()
         self.correct.zero_()
         self.targets = self.since = 0
         return row
@@ -128,6 +134,7 @@ class _Trainer:
             "step": self.step,
             "best": [self.best, self.best_step, self.bad],
             "sums": [self.loss_sum, self.correct, self.targets, self.since],
+            "parts": self.parts,
             "rng": torch.get_rng_state(),
             "cuda_rng": cuda,
             "model": self.model.state_dict(),
@@ -138,6 +145,7 @@ class _Trainer:
         self.step = state["step"]
         self.best, self.best_step, self.bad = state["best"]
         self.loss_sum, self.correct, self.targets, self.since = state["sums"]
+        self.parts = state.get("parts", {})  # not in checkpoints of older versions
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
