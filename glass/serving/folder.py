@@ -43,7 +43,9 @@ def save_system(
         ValueError: the folder cannot be written.
     """
     with replaced_folder(folder) as temporary:
-        temporary.joinpath("README.md").write_text(model_card(folder.name, model, table, trained))
+        temporary.joinpath("README.md").write_text(
+            model_card(trained.get("system", folder.name), model, table, trained)
+        )
         model.save_pretrained(temporary)  # leaves a README.md that is there already
         table.save(temporary / "sid")
         trie.save(temporary / "trie.safetensors")
@@ -62,7 +64,7 @@ def model_card(system: str, model: Model, table: SidTable, trained: dict[str, An
     data = table.manifest.get("dataset", {}).get("name", "an unnamed data set")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     lines = [
-        f"# {system.upper()} on {data}",
+        f"# {trained_system(system).title} on {data}",
         "",
         "A generative recommender trained by glass-rec, for the catalogue it was trained on.",
         "",

@@ -64,7 +64,7 @@ def _bucketed(model: SearchingModel) -> Bucketed:
 
 class _SequenceReading(Reading):
     def __init__(self, model: SequenceModel) -> None:
-        timed = model.backbone.timed
+        timed = model.reads_times
         self.reads = Reads(short_length=model.config.max_items, short_times=timed)
 
     def batch(self, snapshots: Sequence[Snapshot], *, has_clock: bool) -> SequenceBatch:

@@ -89,6 +89,11 @@ class System(ABC, Generic[SettingsT, ModelT]):
     def history_length(self, config: RunConfig) -> int:
         """Newest events that its trunk reads."""
 
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return self.name.upper()
+
     def vector_readers(self, config: RunConfig) -> list[str]:
         """Settings by which its model reads item vectors; published codes may have none."""
         return []

@@ -23,6 +23,11 @@ class SequenceSystem(System[SequenceConfig, SequenceModel]):
 
     history_edges = (5, 10, 20, 50, 100)
 
+    @property
+    def title(self) -> str:
+        backbone = {"transformer": "Transformer", "hstu": "HSTU"}[self.name.rpartition("_")[2]]
+        return f"{'IntRR' if self._redistributes else 'Flattened SIDs'} ({backbone})"
+
     def settings(self, config: RunConfig) -> SequenceConfig:
         return config.sequence
 

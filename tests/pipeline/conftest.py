@@ -88,41 +88,69 @@ def tiny_settings(folder: Path) -> dict[str, Any]:
     }
 
 
+SEQUENCES: dict[str, Any] = {
+    "systems": ["own_frequency", "flattened_transformer", "intrr_hstu"],
+    "sequence": {
+        "d_model": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "head_dim": 8,
+        "d_ff": 32,
+        "max_items": 6,
+        "uid_dim": 8,
+    },
+    "train": {"metric": "recall@5", "max_targets": 1, "batch_size": 16},
+    "eval": {"ks": [1, 5, 10], "beam_width": 10},
+}
+"""Changes of the tiny settings for models that read one causal sequence."""
+
+
+def write_shop(folder: Path, events: pl.DataFrame | None = None, **sections: Any) -> Path:
+    """Writes a shop into `folder`; returns its config, the tiny settings with those of `sections`
+    changed."""
+    (shop_events() if events is None else events).write_csv(folder / "events.csv")
+    shop_items().write_csv(folder / "items.csv")
+    settings = tiny_settings(folder)
+    for key, value in sections.items():
+        merged = isinstance(value, dict) and key in settings
+        settings[key] = settings[key] | value if merged else value
+    path = folder / "shop.yaml"
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+    return path
+
+
 @pytest.fixture
 def make_shop(tmp_path: Path) -> Callable[..., Path]:
     """Writes a shop into a new folder below `tmp_path`; returns its `config.yaml`."""
 
-    def make(
-        name: str = "shop",
-        events: pl.DataFrame | None = None,
-        **sections: Any,
-    ) -> Path:
+    def make(name: str = "shop", events: pl.DataFrame | None = None, **sections: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        (shop_events() if events is None else events).write_csv(folder / "events.csv")
-        shop_items().write_csv(folder / "items.csv")
-        settings = tiny_settings(folder)
-        for key, value in sections.items():
-            if isinstance(value, dict):
-                settings[key] = {**settings.get(key, {}), **value}
-            else:
-                settings[key] = value
-        path = folder / "shop.yaml"
-        path.write_text(yaml.safe_dump(settings, sort_keys=False))
-        return path
+        return write_shop(folder, events, **sections)
 
     return make
+
+
+@pytest.fixture
+def make_sequence_shop(make_shop: Callable[..., Path]) -> Callable[..., Path]:
+    """The same for sequence models."""
+    return lambda **sections: make_shop(**{**SEQUENCES, **sections})
+
+
+def _finish(path: Path) -> Path:
+    from glass.cli import main
+
+    assert main(["run", str(path)]) == 0
+    return path
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Config of a run that `glass run` has finished; tests must leave it as it is."""
-    from glass.cli import main
+    return _finish(write_shop(tmp_path_factory.mktemp("finished")))
 
-    folder = tmp_path_factory.mktemp("finished")
-    shop_events().write_csv(folder / "events.csv")
-    shop_items().write_csv(folder / "items.csv")
-    path = folder / "shop.yaml"
-    path.write_text(yaml.safe_dump(tiny_settings(folder), sort_keys=False))
-    assert main(["run", str(path)]) == 0
-    return path
+
+@pytest.fixture(scope="session")
+def finished_sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of a run with sequence models."""
+    return _finish(write_shop(tmp_path_factory.mktemp("sequences"), **SEQUENCES))

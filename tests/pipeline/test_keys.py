@@ -72,6 +72,26 @@ def test_what_decides_the_weights_changes_the_key(argument: str, tiger: bool, gl
     assert (key("glass", before) != key("glass", after)) is glass
 
 
+@pytest.mark.parametrize(
+    ("argument", "changes"),
+    [
+        ("--sequence.d_model=32", True),
+        ("--sequence.alignment=0.3", True),
+        ("--train.max_targets=3", True),
+        ("--train.metric=ndcg@10", True),
+        ("--train.metric=hit@10", True),
+        ("--model.d_model=32", False),
+        ("--train.tensorboard=true", False),
+    ],
+)
+@pytest.mark.parametrize("system", ["flattened_hstu", "intrr_transformer"])
+def test_sequence_models_depend_on_their_own_settings(
+    system: str, argument: str, changes: bool
+) -> None:
+    before, after = shipped("beauty_intrr.yaml"), shipped("beauty_intrr.yaml", argument)
+    assert (key(system, before) != key(system, after)) is changes
+
+
 def test_each_system_and_table_has_a_key_of_its_own() -> None:
     config = shipped("complete_journey_glass.yaml")
     other: Any = SimpleNamespace(**{**vars(TABLE), "codes": TABLE.codes[::-1]})
