@@ -40,12 +40,12 @@ def items_of(listed: Sequence[Any]) -> list[int]:
     return [int(item.raw_item_id[1:]) for item in listed]
 
 
-def item_table(**settings: Any) -> ItemTable:
-    numbers = range(NUM_ITEMS)
+def item_table(num_items: int = NUM_ITEMS, **settings: Any) -> ItemTable:
+    numbers = range(num_items)
     return ItemTable(
         tuple(map(raw, numbers)),
         tuple(f"Thing {number}" for number in numbers),
-        TRAIN_COUNTS,
+        np.arange(num_items, dtype=np.int64) % 7,
         ServingSettings(**{"beam_width": 6, **settings}),
     )
 

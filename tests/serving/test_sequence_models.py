@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sequence_cases import KINDS, histories_batch, sequence_model
+from sequence_cases import KINDS, NUM_ITEMS, SIDS, histories_batch, sequence_model
 from serving_cases import item_table, items_of, raw
-from toy import NUM_ITEMS, SIZES, random_histories, toy_sids
+from toy import SIZES, random_histories
 
 from glass.generation import generate
 from glass.serving import Recommender
@@ -23,9 +23,9 @@ NAMES = [f"u{user}" for user in range(len(HISTORIES))]
 
 
 def recommender(system: str, hstu: str = "canonical", **options: int) -> Recommender:
-    trie = SidTrie.build(torch.from_numpy(toy_sids().codes), SIZES)
+    trie = SidTrie.build(torch.from_numpy(SIDS.codes), SIZES)
     model = sequence_model(system, hstu)
-    return Recommender(model, trie, item_table(), **options)
+    return Recommender(model, trie, item_table(NUM_ITEMS), **options)
 
 
 def observe(made: Recommender) -> Recommender:
