@@ -23,7 +23,6 @@ from glass.models import Glass
 from glass.serving import Recommender
 from glass.serving.filters import Wanted
 from glass.serving.items import ItemTable
-from glass.systems import Model
 from glass_kernels import SidTrie
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def make_histories(length: int) -> list[list[str]]:
     return [list(map(str, part)) for part in events.view(USERS, length).tolist()]
 
 
-def whole_batch(histories: list[list[str]], model: Model) -> Batch:
+def whole_batch(histories: list[list[str]], model: Glass) -> Batch:
     """Of the same histories, every event of them."""
     short, older = model.config.short_length, model.config.long_history == "older"
     items = torch.tensor([[int(item) for item in history] for history in histories])
