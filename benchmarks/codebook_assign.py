@@ -45,13 +45,13 @@ class Setup:
 
 QUICK = [Setup(backward=True, rows=2_048, width=128, compiled=False)]
 FULL = [
-    Setup(False, 2_048, 128),
+    Setup(False, 2_048, 128, compiled=False),
     Setup(True, 2_048, 128),
-    Setup(True, 20_480, 64),
-    Setup(True, 20_480, 128),
-    Setup(False, 20_480, 256),
+    Setup(True, 20_480, 64, compiled=False),
+    Setup(True, 20_480, 128, compiled=False),
+    Setup(False, 20_480, 256, compiled=False),
     Setup(True, 20_480, 256),
-    Setup(True, 20_480, 128, codes=1_024),
+    Setup(True, 20_480, 128, codes=1_024, compiled=False),
 ]
 
 

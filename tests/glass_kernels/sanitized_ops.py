@@ -131,12 +131,14 @@ def assignment(op, backward) -> None:
             assigned, index, loss, log_sum_exp = op(query, codebook, target, 0.5)
             assert assigned.equal(codebook[index])
             grads = torch.randn_like(query), torch.randn_like(loss)
-            for given in (grads, (grads[0], None), (None, grads[1]), (None, None)):
-                for temperature in (0.5, 1.0):
-                    inputs = query, codebook, target, log_sum_exp, temperature
-                    for wanted in ((True, True), (True, False), (False, True)):
-                        for found in backward(*given, *inputs, *wanted):
-                            assert found.isfinite().all()
+            for given, temperature, wanted in (
+                (grads, 0.5, (True, True)), (grads, 1.0, (False, True)),
+                ((grads[0], None), 1.0, (True, False)), ((None, grads[1]), 0.5, (True, True)),
+                ((None, None), 1.0, (True, True)),
+            ):  # fmt: skip
+                inputs = query, codebook, target, log_sum_exp, temperature
+                for found in backward(*given, *inputs, *wanted):
+                    assert found.isfinite().all()
             op(torch.full_like(query, float("nan")), codebook, None, 1.0)
     for code in (2, -1, 2**31 - 1, -(2**31)):
         target = torch.tensor([0, 1, code])
