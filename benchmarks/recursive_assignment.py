@@ -22,6 +22,8 @@ from glass_kernels.modules import RecursiveAssignment
 BATCHES = 2
 DECIDED = 1e-3
 """Least gap of the two largest logits: rounding must not decide which code a row continues with."""
+CORNER = 1e-5
+"""Least size of what a ReLU takes: nor which way its gradient goes."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Setup:
 
 
 QUICK = [Setup(compiled=False)]
-FULL = [Setup(), Setup(width=256), Setup(rows=20_480, compiled=False)]
+FULL = [Setup(), Setup(width=256, compiled=False), Setup(rows=20_480, compiled=False)]
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,21 @@ class Items:
 
 
 def decided_rows(network: RecursiveAssignment, guidance: Tensor) -> Tensor:
-    """bool [R]: the best code of each level is not nearly another one."""
+    """bool [R]: no code is nearly another one, and no hidden unit nearly at the ReLU's corner."""
+    kept = torch.ones(len(guidance), dtype=torch.bool)
+    query, context = guidance, guidance
     with torch.no_grad():
-        levels = network.distributions(guidance)
-    gaps = [level.topk(2, dim=1).values.log() for level in levels]
-    return torch.stack([gap[:, 0] - gap[:, 1] > DECIDED for gap in gaps]).all(0)
+        for level, codebook in enumerate(network.codebooks):
+            if level > 0:
+                follow = network.query(level)
+                hidden = follow.inner(torch.cat((context, guidance), dim=-1))
+                kept &= hidden.abs().amin(1) > CORNER
+                query = follow.outer(relu(hidden))
+            logits = query @ codebook.T
+            largest = logits.topk(2, dim=1).values
+            kept &= largest[:, 0] - largest[:, 1] > DECIDED
+            context = codebook[logits.argmax(1)]
+    return kept
 
 
 def make_items(setup: Setup, seed: int) -> Items:
