@@ -265,6 +265,9 @@ class UnionConfig:
     tier_guidance: bool = True
     """Add SID-Tier's token to the user's guidance too, through a projection that starts at zero;
     without `model.use_sid_tier` there is none."""
+    first_code: bool = True
+    """Add the chosen first code to the guidance of the deeper levels, through a projection that
+    starts at zero: a level of IntRR knows the code before it alone, the third not the first."""
 
 
 @dataclass(frozen=True)

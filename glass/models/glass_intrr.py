@@ -8,7 +8,7 @@ the h' of the deeper levels:
 
     logits_1 = h C_1^T
     z = attention of h + A C_1[sid_1] over the codes of the items found
-    h' = h + g * (z - h),  g = sigmoid(W [h ; z] + b)
+    h' = h + g * (z - h) + B C_1[sid_1],  g = sigmoid(W [h ; z] + b)
     logits_l = f_l([C_{l-1}[sid_{l-1}] ; h']) C_l^T
 
 Shapes: B users, N positions, S sets a user (targets in training, beams in generation), d width,
@@ -64,6 +64,14 @@ class Read:
     copied: Copied | None
 
 
+@dataclass(frozen=True)
+class CodeTables:
+    """What depends on the codes alone."""
+
+    retrieval: Tables | None
+    first: Tensor | None  # [K_1, d], B C_1
+
+
 class GlassIntrr(
     ItemSide,
     SearchingModel,
@@ -108,6 +116,10 @@ class GlassIntrr(
         self.retrieved_guidance: RetrievedGuidance | None = None
         if config.use_hard_search:
             self.retrieved_guidance = RetrievedGuidance(config)
+        self.first_code: nn.Linear | None = None
+        if config.first_code:
+            self.first_code = nn.Linear(width, width, bias=False)
+            nn.init.zeros_(self.first_code.weight)
         self._add_copy_head()
         initialise(self, width)
         if config.initialization == "copy":
@@ -179,10 +191,26 @@ class GlassIntrr(
 
     # --- levels
 
-    def retrieval_tables(self, module: RetrievedGuidance) -> Tables:
-        """What the search attends to: the codebooks of all levels, scaled as items' tokens are."""
+    def code_tables(self) -> CodeTables:
+        """What depends on the codes alone; their embeddings are scaled as items' tokens are."""
         rows = [codebook / self.network.codebook_std for codebook in self.network.codebooks]
-        return module.tables(torch.cat(rows), rows[0])
+        module, first = self.retrieved_guidance, self.first_code
+        return CodeTables(
+            None if module is None else module.tables(torch.cat(rows), rows[0]),
+            None if first is None else first(rows[0]),
+        )
+
+    def deeper(
+        self, guidance: Tensor, sid1: Tensor, tables: CodeTables, retrieval: Retrieval | None
+    ) -> Tensor:
+        """h' [B, S, d] from h [B, 1, d] and first codes int64 [B, S]; h itself if it takes none."""
+        deeper = guidance
+        if self.retrieved_guidance is not None and retrieval is not None:
+            assert tables.retrieval is not None
+            deeper = self.retrieved_guidance(guidance, sid1, tables.retrieval, retrieval)
+        if tables.first is not None:
+            deeper = deeper + F.embedding(sid1, tables.first).to(deeper.dtype)
+        return deeper
 
     def level_logits(
         self,
@@ -220,10 +248,8 @@ class GlassIntrr(
         codes = self.codes[batch.targets.clamp(min=0)].long()
         sid1 = codes[..., 0]
         retrieval = self.retrieve(read, torch.where(present, sid1, -1))
-        guidance = deeper = read.guidance
-        if self.retrieved_guidance is not None and retrieval is not None:
-            tables = self.retrieval_tables(self.retrieved_guidance)
-            deeper = self.retrieved_guidance(guidance, sid1, tables, retrieval)
+        guidance = read.guidance
+        deeper = self.deeper(guidance, sid1, self.code_tables(), retrieval)
         losses, hits = [], []
         for level in range(self.num_levels):
             chosen = guidance if level == 0 else deeper
@@ -250,15 +276,12 @@ class Prepared:
     """What generation needs of the weights alone."""
 
     tokens: Tensor  # [V, d] every item's token: smaller than the UIDs it is made from
-    tables: Tables | None
+    tables: CodeTables
 
     @classmethod
     def of(cls, model: GlassIntrr) -> Prepared:
         """From the weights as they are now."""
-        tables = None
-        if model.retrieved_guidance is not None:
-            tables = model.retrieval_tables(model.retrieved_guidance)
-        return cls(model.all_item_tokens(), tables)
+        return cls(model.all_item_tokens(), model.code_tables())
 
 
 prepared = Kept(Prepared.of)
@@ -289,22 +312,17 @@ class GlassIntrrSteps:
         prefix = self._prefix.gather(1, parents[..., None].expand(-1, -1, self._prefix.shape[-1]))
         self._prefix = torch.cat((prefix, codes[..., None]), dim=-1)
         if self._prefix.shape[-1] == 1:
-            self._search(codes)
-        elif self._retrieval is not None:
+            self._retrieval = self._model.retrieve(self._read, codes)
+            self._guidance = self._model.deeper(
+                self._guidance, codes, self._prepared.tables, self._retrieval
+            )
+            return self._logits()
+        if self._retrieval is not None:
             self._retrieval = self._retrieval.reorder(parents)
+        if self._guidance.shape[1] > 1:
             width = self._guidance.shape[-1]
             self._guidance = self._guidance.gather(1, parents[..., None].expand(-1, -1, width))
         return self._logits()
-
-    def _search(self, sid1: Tensor) -> None:
-        """What each beam's first code finds."""
-        self._retrieval = self._model.retrieve(self._read, sid1)
-        if self._retrieval is not None:
-            assert self._model.retrieved_guidance is not None
-            assert self._prepared.tables is not None
-            self._guidance = self._model.retrieved_guidance(
-                self._guidance, sid1, self._prepared.tables, self._retrieval
-            )
 
     def _logits(self) -> Tensor:
         level = self._prefix.shape[-1]

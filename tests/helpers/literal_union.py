@@ -73,7 +73,13 @@ class LiteralUnion(Literal):
         return history[: -config.short_length] if config.long_history == "older" else history
 
     def deeper(self, guidance: Tensor, history: list[int], sid1: int) -> Tensor:
-        """h': with what the first code found."""
+        """h': with what the first code found, and that code."""
+        deeper = self.with_retrieved(guidance, history, sid1)
+        if not self.config.first_code:  # type: ignore[attr-defined]
+            return deeper
+        return deeper + self.p["first_code.weight"] @ (self.codebooks[0][sid1] / self.std)
+
+    def with_retrieved(self, guidance: Tensor, history: list[int], sid1: int) -> Tensor:
         if not self.config.use_hard_search:
             return guidance
         first = self.codebooks[0][sid1] / self.std

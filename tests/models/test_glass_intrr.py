@@ -41,6 +41,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "no tier": {"use_sid_tier": False},
     "tier for the encoder alone": {"tier_guidance": False},
     "no search": {"use_hard_search": False},
+    "no first code": {"first_code": False},
+    "neither": {"use_hard_search": False, "first_code": False},
     "gate from state": {"gate_input": "state"},
     "fixed gate": {"gate": "fixed", "fixed_gate": 0.3},
     "trained retrieved": {"train_retrieved": True},
@@ -52,6 +54,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "large codebooks": {"codebook_std": 0.8},
 }
 BY_NAME = {"ids": lambda name: name.replace(" ", "-")}
+GENERATED = ("no search", "no first code", "neither")
+MOVED = ("norm", "bias", "tier_guidance", "first_code", "gate", "linear")
 EDGES = [-1, -0.1, 0, 0.1, 1]
 TRIE = SidTrie.build(torch.from_numpy(toy_sids().codes), SIZES)
 
@@ -70,7 +74,10 @@ def union(
     table = sids or toy_sids()
     model = GlassIntrr.from_data(config, table, dataset or known(len(table.codes)))
     for name, parameter in model.named_parameters():
-        if any(part in name for part in ("norm", "bias", "tier_guidance", "gate", "linear")):
+        if any(
+            part in name
+            for part in ("norm", "bias", "tier_guidance", "first_code", "gate", "linear")
+        ):
             parameter.data += 0.3 * torch.randn_like(parameter)
     return model
 
@@ -121,9 +128,7 @@ def test_retrieved_path_alone_gives_no_gradient_to_the_codebooks() -> None:
         retrieval = model.retrieve(read, sid1)
         assert retrieval is not None
         assert int(retrieval.lengths) > 0
-        module = model.retrieved_guidance
-        assert module is not None
-        deeper = module(read.guidance, sid1, model.retrieval_tables(module), retrieval)
+        deeper = model.deeper(read.guidance, sid1, model.code_tables(), retrieval)
         grads = gradients(model, deeper.pow(2).sum())
         assert bool(grads["network.codebooks.2"].any()) == train_retrieved
         assert grads["retrieved_guidance.attention.key.weight"].any()
@@ -149,10 +154,11 @@ def test_items_are_spread_once_however_often_they_occur() -> None:
     assert grad.abs().amax(1).nonzero().flatten().tolist() == [3, 5, 9]
 
 
-@pytest.mark.parametrize("copy_head", [False, True], ids=["plain", "copying"])
-def test_generation_finds_what_an_exhaustive_search_finds(copy_head: bool) -> None:
+@pytest.mark.parametrize("switch", ["copying", *GENERATED], **BY_NAME)
+def test_generation_finds_what_an_exhaustive_search_finds(switch: str) -> None:
     """All SIDs of the catalogue, by the teacher-forced loss of each."""
-    config = dataclasses.replace(PLAIN, copy_head=copy_head, long_history="all", alignment=0.0)
+    switches = SWITCHES.get(switch, {"copy_head": True})
+    config = dataclasses.replace(PLAIN, alignment=0.0, **switches)
     model = union(config).double().eval()
     codes = toy_sids().codes
     distinct = np.unique(codes, axis=0, return_index=True)[1]
@@ -226,7 +232,7 @@ def test_generation_reads_the_weights_as_they_are_now() -> None:
     before = generate(model, batch, TRIE, beam_width=5).scores
     assert torch.equal(before, generate(model, batch, TRIE, beam_width=5).scores)
     with torch.no_grad():
-        model.uids.weight[HISTORY[-1]] += 1
+        model.uids.weight.neg_()
     after = generate(model, batch, TRIE, beam_width=5).scores
     assert not torch.equal(before, after)
     fresh = union().eval()
