@@ -269,9 +269,8 @@ def encoders(op) -> None:
             valid = None if share is None else torch.rand(users, length) < share
             assert op(x, valid, bias, *weights).isfinite().all()
     for which in range(5):
-        wrong = [
-            weight[:, :1].clone() if at == which else weight for at, weight in enumerate(weights)
-        ]
+        wrong = list(weights)
+        wrong[which] = wrong[which][..., :-1].clone()
         must_refuse(op, x, None, bias, *wrong)
     must_refuse(op, x, valid[:, :-1].clone(), bias, *weights)
     must_refuse(op, x, None, bias[:, 1:].clone(), *weights)
