@@ -19,6 +19,8 @@ from benchmarks import (
     hard_search,
     hard_search_attention,
     hard_search_growth,
+    intrr_generation,
+    intrr_training,
     recursive_assignment,
     residual_quantize,
     serving,
@@ -64,6 +66,8 @@ MODULES = (
     residual_quantize,
     codebook_assign,
     recursive_assignment,
+    intrr_training,
+    intrr_generation,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)
