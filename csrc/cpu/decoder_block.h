@@ -10,6 +10,7 @@
 #include "bag_worker.h"
 #include "decoder_kernels.h"
 #include "memory_panels.h"
+#include "relu_product.h"
 
 namespace glass {
 
@@ -19,12 +20,9 @@ inline Panels columns_of(const Panels& panels, int64_t first,
           panels.panel};
 }
 
-inline Panels rows_of(const Panels& panels, int64_t first, int64_t count) {
-  return {panels.data + first * panels.step, count, panels.columns, panels.step, panels.panel};
-}
-
 struct DecoderLayer {
-  Panels qkv, attended, query, context, up, down;
+  Panels qkv, attended, query, context, up;
+  const float* down;  // [feed, width up to a multiple of kWholePanels]
   MemoryView keys, values;
   // of the searched history
   Panels found, gate_near, gate_far;
@@ -55,6 +53,7 @@ struct DecoderCall {
   bool gate_reads_state;  // the first half of the learned gate's input
   bool empty_is_short;    // a beam that found nothing has no gate
   DecoderKernel kernel;
+  AddReluProduct add_relu;
   float* hidden;   // [rows, width]
   float* present;  // [layers, rows, 2, inner]
 
@@ -79,7 +78,7 @@ class DecoderBlock {
       *rows[i] = {next, step(columns[i])};
       next += most_rows * rows[i]->step;
     }
-    for (const Rows& zero_after : {x_, near_, far_, logits_}) {  // whole registers are read
+    for (const Rows& zero_after : {near_, far_, logits_}) {  // whole registers are read
       for (int64_t row = 0; row < most_rows; ++row) {
         std::fill(zero_after.row(row) + call.width, zero_after.row(row + 1), 0.0f);
       }
@@ -104,6 +103,7 @@ class DecoderBlock {
     const int64_t width = call_.width;
     for (int64_t row = 0; row < count_; ++row) {
       std::copy_n(call_.x + (begin + row) * width, width, x_.row(row));
+      std::fill(x_.row(row) + width, x_.row(row + 1), 0.0f);  // a row before may have left NaN
     }
     for (size_t layer = 0; layer < call_.layers.size(); ++layer) {
       attend_to_past(call_.layers[layer], static_cast<int64_t>(layer));
@@ -120,7 +120,7 @@ class DecoderBlock {
   }
 
  private:
-  static constexpr int64_t kFeedAtOnce = 128;  // columns of the hidden layer that are held
+  static constexpr int64_t kFeedAtOnce = 2 * kReluDepth;  // columns of the hidden layer, held
 
   // One more cache line than a multiple of 32: steps of a page's size share cache sets.
   static int64_t step(int64_t columns) { return round_up(columns, kWholePanels) + kPanel; }
@@ -293,11 +293,13 @@ class DecoderBlock {
   // --- feed-forward
 
   void feed_forward(const DecoderLayer& layer) {
+    const int64_t down_step = round_up(call_.width, kWholePanels);
     call_.kernel.unit(x_, count_, call_.width, unit_);
     for (int64_t first = 0; first < call_.feed; first += kFeedAtOnce) {
       const int64_t columns = std::min(kFeedAtOnce, call_.feed - first);
-      multiply(unit_, columns_of(layer.up, first, columns), feed_, Finish::kRelu);
-      multiply(feed_, rows_of(layer.down, first, columns), x_, Finish::kAdd);
+      multiply(unit_, columns_of(layer.up, first, columns), feed_, Finish::kStore);
+      call_.add_relu({feed_.data, count_, feed_.step}, columns, layer.down + first * down_step,
+                     down_step, call_.width, x_.data, x_.step);
     }
   }
 

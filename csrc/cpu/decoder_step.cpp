@@ -100,8 +100,8 @@ void read_layers(const std::vector<Tensor>& weights, const std::vector<Tensor>& 
   call.heads = keys[0].size(1);
   call.positions = keys[0].size(2);
   call.dim = keys[0].size(3);
-  check_cpu(weights[5], "weights", 3);
-  call.feed = weights[5].size(1);
+  check_cpu(weights[5], "weights", 2);
+  call.feed = weights[5].size(0);
   const int64_t width = call.width, inner = call.inner();
   STD_TORCH_CHECK(inner >= 1, "keys must have at least one head and column");
   for (size_t l = 0; l < keys.size(); ++l) {
@@ -112,7 +112,7 @@ void read_layers(const std::vector<Tensor>& weights, const std::vector<Tensor>& 
                        packed_weight(weight[2], "weights", width, queries * inner),
                        packed_weight(weight[3], "weights", inner, width),
                        packed_weight(weight[4], "weights", width, call.feed),
-                       packed_weight(weight[5], "weights", call.feed, width),
+                       floats(weight[5], "weights", {call.feed, round_up(width, kWholePanels)}),
                        memory_view(keys[l], "keys", call),
                        memory_view(values[l], "values", call),
                        {},
@@ -259,6 +259,7 @@ std::tuple<Tensor, Tensor> decoder_step(
   call.gate_reads_state = gate_reads_state;
   call.empty_is_short = empty_is_short;
   call.kernel = decoder_kernel(best_simd());
+  call.add_relu = add_relu_product_kernel(best_simd());
   Tensor hidden = empty({call.users, call.beams, call.width}, ScalarType::Float);
   Tensor present =
       empty({static_cast<int64_t>(call.layers.size()), call.users, call.beams, 2, call.inner()},

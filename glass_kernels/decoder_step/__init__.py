@@ -12,12 +12,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from glass_kernels.backend import active_backend
 from glass_kernels.checks import check_tensor
 from glass_kernels.decoder_step.library import AVAILABLE
 from glass_kernels.library import caller_mistake, load
-from glass_kernels.panels import panels
+from glass_kernels.panels import WHOLE, panels
 
 __all__ = ["decoder_step", "pack_decoder_layer", "runs", "takes"]
 
@@ -79,7 +80,8 @@ def pack_decoder_layer(
     plain |= {"up": up, "down": down}
     for name, weight in plain.items():
         check_tensor(name, weight, ndim=2, dtypes=(torch.float32,), device=torch.device("cpu"))
-    packed = [panels(weight) for weight in plain.values()]
+    packed = [panels(weight) for name, weight in plain.items() if name != "down"]
+    packed.append(F.pad(down.t(), (0, -down.shape[0] % WHOLE)).contiguous())
     if found is None:
         return packed
     if tables is None:

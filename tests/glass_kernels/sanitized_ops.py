@@ -336,7 +336,7 @@ def decoder_arguments(sizes, users: int, beams: int, level: int, gate: int) -> l
     for _ in range(layers):
         weights += [panels(3 * inner, width), panels(width, inner)]
         weights += [panels(inner * (2 if gate else 1), width), panels(width, inner)]
-        weights += [panels(feed, width), panels(width, feed)]
+        weights += [panels(feed, width), torch.randn(feed, (width + 31) // 32 * 32)]
         if gate:
             rows = torch.randn(vocabulary, heads, dim), torch.randn(vocabulary, heads, dim)
             weights += [panels(width, inner), torch.ops.glass.pack_token_rows(*rows)]

@@ -161,6 +161,17 @@ def test_no_row_depends_on_another(width: int) -> None:
             assert torch.equal(alone[1][:, 0], present[:, user])
 
 
+def test_no_row_depends_on_one_that_is_not_finite() -> None:
+    """Not even on what it leaves past the columns of a row, in a block after its own."""
+    *_, step = steps_of(model_of(ODD), 48)
+    arguments = call_of(step)
+    hidden, _ = decoder_step(**arguments)
+    arguments["x"][0] = float("inf")
+    broken, _ = decoder_step(**arguments)
+    assert bool(broken[0].isnan().all())
+    assert torch.equal(broken[1:], hidden[1:])
+
+
 def _of_user(step: Step, rows: slice) -> Step:
     memory, found = step.memory, step.retrieval
     return dataclasses.replace(
