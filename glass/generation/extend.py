@@ -59,10 +59,12 @@ class Rule:
             index = parents.long()
         else:
             scores, nodes, index, codes = self._diverse(beams, logits, self.max_per_sid1)
-        parent_codes = beams.codes.gather(
-            1, index[..., None].expand(-1, -1, beams.level)
-        ).masked_fill_((nodes < 0)[..., None], -1)
-        return Frontier(torch.cat((parent_codes, codes.long()[..., None]), 2), scores, nodes), index
+        paths = codes.long()[..., None]
+        if beams.level > 0:
+            before = beams.codes.gather(1, index[..., None].expand(-1, -1, beams.level))
+            before.masked_fill_((nodes < 0)[..., None], -1)
+            paths = torch.cat((before, paths), 2)
+        return Frontier(paths, scores, nodes), index
 
     def _best(
         self,
