@@ -104,10 +104,10 @@ class Fused:
     encoder: EncoderWeights  # with the keys and values for the decoder's layers
     decoder: list[tuple[Attention, Cross, Feed]]
     encoder_position: RelativePositionBias
-    decoder_bias: Tensor  # [L, L, H]: of query, key
+    decoder_bias: list[Tensor]  # of each query, [its positions, H]
     final: Tensor  # [C]
-    token_table: Tensor
-    level_start: Tensor
+    level_tokens: list[Tensor]  # [K_l, C] embeddings of each level's codes
+    level_heads: list[Tensor]  # [C, K_l]: what makes logits of a hidden state
     bos: Tensor
     packed: list[Tensor] | None  # the decoder's weights for `decoder_step`, where it can run
     _biases: Tensor  # [H, 2N - 1] of the longest input so far, by key - query
@@ -116,7 +116,6 @@ class Fused:
     def of(cls, model: Glass | Trunk) -> Fused:
         """From the weights as they are now."""
         config = model.config
-        levels = model.num_levels
         rows = None
         if model.hard_search is not None:
             rows = model.retrieved_projection(model.token_table)
@@ -126,16 +125,17 @@ class Fused:
             attention = Attention.of(layer.attention_norm, layer.attention)
             cross = _cross(layer, rows, config.gate_input == "state")
             decoder.append((attention, cross, Feed.of(layer.ff_norm, layer.ff)))
+        table, sizes = model.token_table.detach(), list(model.codebook_sizes)
         return cls(
             (config.num_heads, config.head_dim),
             config.empty_retrieval,
             _encoder(model),
             decoder,
             model.encoder.position,
-            model.decoder.position(levels, levels)[0].permute(1, 2, 0).contiguous(),
+            _decoder_biases(model),
             scale_of(model.decoder.norm),
-            model.token_table.detach(),
-            model.level_start,
+            list(torch.split(table, sizes)),
+            [(rows * config.d_model**-0.5).t().contiguous() for rows in torch.split(table, sizes)],
             model.bos.detach(),
             _packed(decoder),
             model.encoder.position.by_distance(1),
@@ -175,19 +175,23 @@ class Fused:
         if newest is None:
             x = self.bos.expand(*ancestors.shape[:2], -1)
         else:
-            x = F.embedding(newest + self.level_start[level - 1], self.token_table)
+            x = F.embedding(newest, self.level_tokens[level - 1])
         if self.packed is None or not runs(x, memory.keys_values[0][0]):
             return self._step(x, memory, retrieval, past, ancestors)
         keys, values = zip(*memory.keys_values, strict=True)
         fusion = self.decoder[0][1].fusion
         found = {} if retrieval is None else vars(retrieval)
         return decoder_step(
-            x, self.packed, self.final, self.decoder_bias[level, : level + 1], keys, values,
+            x, self.packed, self.final, self.decoder_bias[level], keys, values,
             mask=memory.mask, past=past, ancestors=ancestors, **found,
             fixed_gate=0.5 if fusion is None else fusion.fixed_gate,
             gate_reads_state=fusion is not None and fusion.gate_input == "state",
             empty_is_short=self.empty_retrieval == "short",
         )  # fmt: skip
+
+    def logits(self, hidden: Tensor, level: int) -> Tensor:
+        """Logits [B, W, K_level] of a level's codes from the state [B, W, C] that predicts it."""
+        return hidden @ self.level_heads[level]
 
     def _step(
         self, x: Tensor, memory: Memory, retrieval: Retrieval | None, past: list[Tensor],
@@ -196,7 +200,7 @@ class Fused:
         """`step` of embeddings x [B, W, C] in plain PyTorch: the equations of `decoder_step`."""
         users, width, level = ancestors.shape
         x = x.reshape(users * width, -1)
-        bias = self.decoder_bias[level, : level + 1]
+        bias = self.decoder_bias[level]
         has_retrieval = None
         if retrieval is not None and self.empty_retrieval == "short":
             has_retrieval = (retrieval.lengths > 0).flatten()
@@ -248,6 +252,13 @@ class Fused:
         fused = cross.fusion(short, found, has_retrieval, state=state)
         assert isinstance(fused, Tensor)
         return fused
+
+
+def _decoder_biases(model: Glass | Trunk) -> list[Tensor]:
+    """Of the query at each level, [positions up to its own, H]."""
+    levels = model.num_levels
+    bias = model.decoder.position(levels, levels)[0].permute(1, 2, 0)
+    return [bias[level, : level + 1].contiguous() for level in range(levels)]
 
 
 def _encoder(model: Glass | Trunk) -> EncoderWeights:

@@ -109,7 +109,7 @@ class Glass(
 
     def item_tokens(self, items: Tensor) -> Tensor:
         """Token ids int64 [..., L] of items [...]; every level has its own range of ids."""
-        return self.codes[items].long() + self.level_start
+        return F.embedding(items, self.codes).long() + self.level_start
 
     def encode(self, batch: Batch) -> Encoded:
         """One encoder pass and everything that all sets of a user share.
@@ -231,8 +231,7 @@ class GlassSteps:
         self._trunk = fused(model)
         memory = self._trunk.memory(*model._inputs(batch))
         self._encoded = model._with_history(batch, memory)
-        self._size = len(batch)
-        self._prefix = batch.short_items.new_zeros(self._size, 1, 0)
+        self._prefix = batch.short_items.new_zeros(len(batch), 1, 0)
         self._retrieval: Retrieval | None = None
         self._ancestors = self._prefix  # beams of each level that the beams of now go back to
         self._past: list[Tensor] = []
@@ -244,9 +243,10 @@ class GlassSteps:
     def next(self, parents: Tensor, codes: Tensor) -> Tensor:
         """Logits [B, W, K_l] of beams that were extended by `codes` [B, W]."""
         parents, codes = parents.long(), codes.long()
-        self._prefix = _extended(self._prefix, parents, codes)
+        if self._model.copy_head is not None:  # the only reader of whole prefixes
+            self._prefix = _extended(self._prefix, parents, codes)
         self._ancestors = _extended(self._ancestors, parents, parents)
-        if self._prefix.shape[-1] == 1:
+        if len(self._past) == 1:
             self._retrieval = self._model.retrieve(self._encoded, codes)
         elif self._retrieval is not None:
             self._retrieval = self._retrieval.reorder(parents)
@@ -257,12 +257,16 @@ class GlassSteps:
             newest, self._encoded.memory, self._retrieval, self._past, self._ancestors
         )
         self._past.append(present)
-        return self._model.level_logits(
-            hidden, len(self._past) - 1, self._encoded, self._retrieval, self._prefix
+        level = len(self._past) - 1
+        logits = self._trunk.logits(hidden, level)
+        return self._model.mixed(
+            logits, hidden, level, self._encoded, self._retrieval, self._prefix
         )
 
 
 def _extended(paths: Tensor, parents: Tensor, newest: Tensor) -> Tensor:
     """Each beam's parent's of paths [B, W, n], and `newest` [B, W'] after it: [B, W', n + 1]."""
+    if paths.shape[-1] == 0:
+        return newest[..., None]
     index = parents[..., None].expand(-1, -1, paths.shape[-1])
     return torch.cat((paths.gather(1, index), newest[..., None]), dim=-1)

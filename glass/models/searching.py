@@ -162,7 +162,7 @@ class SearchingModel(nn.Module):
         if batch.kept is not None and batch.kept.index is not None:
             assert self.copy_head is None  # it reads every event
             return batch.kept.index, batch.kept.tokens, None
-        codes = self.codes[batch.long_items]
+        codes = F.embedding(batch.long_items, self.codes)
         index = self.hard_search.index(codes[:, 0], batch.long_offsets)
         copied = None
         if self.copy_head is not None:

@@ -21,7 +21,7 @@ class Trunk(nn.Module):
     """
 
     token_table: Tensor
-    level_start: Tensor
+    codebook_sizes: tuple[int, ...] = ()
     num_levels = 1
     hard_search = None
     retrieved_projection: nn.Linear
@@ -32,8 +32,7 @@ class Trunk(nn.Module):
         self.bos = nn.Parameter(torch.randn(config.d_model))
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        for name, shape in (("token_table", (0, config.d_model)), ("level_start", (0,))):
-            self.register_buffer(name, torch.zeros(shape), persistent=False)
+        self.register_buffer("token_table", torch.zeros(0, config.d_model), persistent=False)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """State [B, C] of each user from tokens x [B, N, C]; valid bool [B, N], None: all."""

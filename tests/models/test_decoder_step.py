@@ -248,7 +248,7 @@ def call_of(step: Step) -> dict[str, Any]:
         "x": torch.randn(*step.ancestors.shape[:2], len(trunk.final)),
         "weights": trunk.packed,
         "scale": trunk.final,
-        "bias": trunk.decoder_bias[level, : level + 1],
+        "bias": trunk.decoder_bias[level],
         "keys": list(keys),
         "values": list(values),
         "mask": step.memory.mask,
