@@ -153,7 +153,9 @@ class EncoderUser {
       }
       ++stretches_.back().count;
       std::copy_n(call_.x + (user * call_.positions + at) * call_.width, call_.width,
-                  x_.get() + count_++ * x_step_);
+                  x_.get() + count_ * x_step_);
+      float* row = x_.get() + count_++ * x_step_;
+      std::fill(row + call_.width, row + x_step_, 0.0f);  // a user before may have left NaN
     }
     call_.kernels.norm(rows(x_, 0, count_, x_step_), call_.width, normed_.get());
   }

@@ -170,3 +170,14 @@ def test_has_no_gradient() -> None:
     found = encoder_stack(x.requires_grad_(), bias, weights)
     with pytest.raises(RuntimeError, match="backend='reference' has"):
         found.sum().backward()
+
+
+def test_no_user_depends_on_one_that_is_not_finite() -> None:
+    """Not even on what it leaves past the columns of a row."""
+    weights = make_weights(20, 2, 12, 50)
+    x, bias = torch.randn(3, 7, 20), torch.randn(2, 13)
+    whole = encoder_stack(x, bias, weights, backend="cpp")
+    x[0] = float("inf")
+    broken = encoder_stack(x, bias, weights, backend="cpp")
+    assert bool(broken[:, 0].isnan().all())
+    assert torch.equal(broken[:, 1:], whole[:, 1:])
