@@ -65,7 +65,7 @@ struct DecoderCall {
 class DecoderBlock {
  public:
   DecoderBlock(const DecoderCall& call, int64_t most_rows)
-      : call_(call), memory_(call.positions, call.heads, call.dim), factors_(most_rows) {
+      : call_(call), memory_(call.positions, call.dim), factors_(most_rows) {
     const int64_t columns[] = {call.width,   call.width,  call.width,
                                call.width,   call.width,  3 * call.inner(),
                                call.inner(), kFeedAtOnce, call.positions};
@@ -172,8 +172,8 @@ class DecoderBlock {
     for_users([&](int64_t user, int64_t first, int64_t end) {
       const bool* valid = call_.valid ? call_.valid + user * call_.positions : nullptr;
       memory_.attend_to(valid, call_.positions);
-      memory_.pack(layer.keys, layer.values, user);
       for (int64_t head = 0; head < call_.heads; ++head) {
+        memory_.pack(layer.keys, layer.values, user, head);
         attend_to_memory(head, first, end - first);
       }
     });
@@ -187,15 +187,15 @@ class DecoderBlock {
   void attend_to_memory(int64_t head, int64_t first, int64_t count) {
     const int64_t dim = call_.dim, at = head * dim;
     float* out = context_.row(first) + at;
-    call_.kernel.multiply({qkv_.row(first) + at, count, qkv_.step}, memory_.keys(head),
-                          scores_.data, scores_.step, Finish::kStore);
+    call_.kernel.multiply({qkv_.row(first) + at, count, qkv_.step}, memory_.keys(), scores_.data,
+                          scores_.step, Finish::kStore);
     if (memory_.count() > 0) {
       call_.kernel.softmax(scores_, count, memory_.count(), factors_.data());
     } else {
       std::fill_n(factors_.begin(), count, 0.0f);
     }
-    call_.kernel.multiply({scores_.data, count, scores_.step}, memory_.values(head), out,
-                          context_.step, Finish::kStore);
+    call_.kernel.multiply({scores_.data, count, scores_.step}, memory_.values(), out, context_.step,
+                          Finish::kStore);
     for (int64_t row = 0; row < count; ++row) {
       float* to = out + row * context_.step;
       for (int64_t d = 0; d < dim; ++d) to[d] *= factors_[row];

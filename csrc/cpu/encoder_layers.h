@@ -20,7 +20,7 @@ struct EncoderCall {
   const bool* valid;  // [users, positions], or null: all
   const float* bias;  // [heads, 2 * positions - 1], of key - query
   const float *qkv, *output, *up, *down, *memory;
-  float* out;  // [memories, users, positions, 2, heads, head_dim]
+  float* out;  // [memories, users, 2, heads, positions, head_dim]
   EncoderKernels kernels;
 
   int64_t inner() const { return heads * head_dim; }
@@ -236,19 +236,21 @@ class EncoderUser {
     kernels.norm(x, width, normed_out);
   }
 
-  // Keys and values for a layer of a decoder; zeros at padding.
+  // Keys and values for a layer of a decoder, which reads one head after another; zeros at padding.
   void leave(int64_t user, int64_t number) const {
-    const int64_t step = 2 * call_.inner(), positions = call_.positions;
-    const Panels weight = nth_matrix(call_.memory, number, call_.width, step);
-    float* out = call_.out + (number * call_.users + user) * positions * step;
-    int64_t done = 0;
-    for (const Stretch& stretch : stretches_) {
-      std::fill(out + done * step, out + stretch.position * step, 0.0f);
-      done = stretch.position + stretch.count;
-      call_.kernels.multiply(rows(normed_, stretch.row, stretch.count, x_step_), weight,
-                             out + stretch.position * step, step, Finish::kStore);
+    const int64_t dim = call_.head_dim, positions = call_.positions, parts = 2 * call_.heads;
+    float* out = call_.out + (number * call_.users + user) * parts * positions * dim;
+    for (int64_t part = 0; part < parts; ++part, out += positions * dim) {
+      const Panels weight = nth_matrix(call_.memory, number * parts + part, call_.width, dim);
+      int64_t done = 0;
+      for (const Stretch& stretch : stretches_) {
+        std::fill(out + done * dim, out + stretch.position * dim, 0.0f);
+        done = stretch.position + stretch.count;
+        call_.kernels.multiply(rows(normed_, stretch.row, stretch.count, x_step_), weight,
+                               out + stretch.position * dim, dim, Finish::kStore);
+      }
+      std::fill(out + done * dim, out + positions * dim, 0.0f);
     }
-    std::fill(out + done * step, out + positions * step, 0.0f);
   }
 
   const EncoderCall& call_;

@@ -67,12 +67,14 @@ Tensor encoder_stack(const Tensor& x, const std::optional<Tensor>& valid, const 
                   "down must be float32, contiguous and of rows up to a multiple of ",
                   kWholePanels);
   call.down = down.const_data_ptr<float>();
-  call.memory = packed_weight(memory, "memory", 4, call.width, 2 * call.inner());
+  call.memory = packed_weight(memory, "memory", 5, call.width, call.head_dim);
   call.memories = memory.size(0);
   STD_TORCH_CHECK(qkv.size(0) == call.layers && qkv.size(1) == call.heads &&
                       up.size(0) == call.layers && down.size(0) == call.layers,
                   "qkv, up and down must have ", call.layers, " layers, qkv ", call.heads,
                   " heads");
+  STD_TORCH_CHECK(memory.size(1) == 2 * call.heads, "memory must have keys and values of ",
+                  call.heads, " heads");
   const Tensor rows = packed(x), biases = packed(bias);
   call.x = rows.const_data_ptr<float>();
   call.bias = biases.const_data_ptr<float>();
@@ -85,7 +87,7 @@ Tensor encoder_stack(const Tensor& x, const std::optional<Tensor>& valid, const 
     kept = packed(*valid);
     call.valid = kept->const_data_ptr<bool>();
   }
-  Tensor out = empty({call.memories, call.users, call.positions, 2, call.heads, call.head_dim},
+  Tensor out = empty({call.memories, call.users, 2, call.heads, call.positions, call.head_dim},
                      ScalarType::Float);
   call.out = out.mutable_data_ptr<float>();
   call.kernels = encoder_kernels(best_simd());

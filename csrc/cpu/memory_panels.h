@@ -23,16 +23,13 @@ struct MemoryView {
   }
 };
 
-// Of one user and layer at a time.
+// Of one user, layer and head at a time.
 class MemoryPanels {
  public:
-  MemoryPanels(int64_t positions, int64_t heads, int64_t dim)
-      : heads_(heads),
-        dim_(dim),
-        keys_step_((round_up(positions, kWholePanels) + kPanel) * dim),  // heads apart in a cache
-        values_step_(positions * round_up(dim, kWholePanels)),
-        keys_(1, heads * keys_step_),
-        values_(1, heads * values_step_) {
+  MemoryPanels(int64_t positions, int64_t dim)
+      : dim_(dim),
+        keys_(round_up(positions, kWholePanels), dim),
+        values_(positions, round_up(dim, kWholePanels)) {
     listed_.reserve(positions);
   }
 
@@ -45,39 +42,34 @@ class MemoryPanels {
   }
   int64_t count() const { return static_cast<int64_t>(listed_.size()); }
 
-  // All heads of a position before the next one, as they usually lie in memory, and the positions
-  // to come are asked for: what is fetched from there takes longer than the rest.
-  void pack(const MemoryView& keys, const MemoryView& values, int64_t user) {
+  // Values that lie row by row are read where they are, others laid out like the keys. The
+  // positions to come are asked for: what is fetched from there takes longer than the rest.
+  void pack(const MemoryView& keys, const MemoryView& values, int64_t user, int64_t head) {
     constexpr int64_t kAhead = 8;
+    const float *from = keys.at(user, head), *rows = values.at(user, head);
+    const bool in_place = count() > 0 && listed_.back() - listed_[0] == count() - 1 &&
+                          values.column == 1 && dim_ % kWholePanels == 0;
+    values_at_ = Panels::packed(values_.get(), count(), dim_);
+    if (in_place) {
+      values_at_ = {rows + listed_[0] * values.position, count(), dim_, values.position, kPanel};
+    }
     for (int64_t n = 0; n < round_up(count(), kWholePanels); n += 4) {
       for (int64_t i = n + kAhead; i < std::min(n + kAhead + 4, count()); ++i) {
-        ask_for(keys, user, i);
-        ask_for(values, user, i);
+        prefetch(from + listed_[i] * keys.position, dim_ * sizeof(float));
+        prefetch(rows + listed_[i] * values.position, dim_ * sizeof(float));
       }
-      for (int64_t head = 0; head < heads_; ++head) pack_keys(keys, user, head, n);
-      for (int64_t i = n; i < std::min(n + 4, count()); ++i) {
-        for (int64_t head = 0; head < heads_; ++head) pack_values(values, user, head, i);
-      }
+      pack_keys(from, keys, n);
+      if (in_place) continue;
+      for (int64_t i = n; i < std::min(n + 4, count()); ++i) pack_values(rows, values, i);
     }
   }
-  Panels keys(int64_t head) const {  // [dim, count]
-    return Panels::packed(keys_.get() + head * keys_step_, dim_, count());
-  }
-  Panels values(int64_t head) const {  // [count, dim]
-    return Panels::packed(values_.get() + head * values_step_, count(), dim_);
-  }
+  Panels keys() const { return Panels::packed(keys_.get(), dim_, count()); }  // [dim, count]
+  Panels values() const { return values_at_; }                                // [count, dim]
 
  private:
-  void ask_for(const MemoryView& view, int64_t user, int64_t n) const {
-    for (int64_t head = 0; head < heads_; ++head) {
-      prefetch(view.at(user, head) + listed_[n] * view.position, dim_ * sizeof(float));
-    }
-  }
-
   // Four, transposed; zeros past the last.
-  void pack_keys(const MemoryView& view, int64_t user, int64_t head, int64_t n) {
-    const float* from = view.at(user, head);
-    float* to = keys_.get() + head * keys_step_ + n / kPanel * dim_ * kPanel + n % kPanel;
+  void pack_keys(const float* from, const MemoryView& view, int64_t n) {
+    float* to = keys_.get() + n / kPanel * dim_ * kPanel + n % kPanel;
     int64_t d = 0;
     if (view.column == 1 && n + 4 <= count()) {
       using Four = Vector<float, 4>;
@@ -98,9 +90,9 @@ class MemoryPanels {
     }
   }
 
-  void pack_values(const MemoryView& view, int64_t user, int64_t head, int64_t n) {
-    const float* from = view.at(user, head) + listed_[n] * view.position;
-    float* to = values_.get() + head * values_step_ + n * kPanel;
+  void pack_values(const float* rows, const MemoryView& view, int64_t n) {
+    const float* from = rows + listed_[n] * view.position;
+    float* to = values_.get() + n * kPanel;
     for (int64_t d = 0; d < round_up(dim_, kWholePanels); d += kPanel, to += count() * kPanel) {
       if (view.column == 1 && d + kPanel <= dim_) {
         std::memcpy(to, from + d, kPanel * sizeof(float));
@@ -112,8 +104,9 @@ class MemoryPanels {
     }
   }
 
-  int64_t heads_, dim_, keys_step_, values_step_;
-  AlignedRows<float> keys_, values_;  // of each head
+  int64_t dim_;
+  AlignedRows<float> keys_, values_;
+  Panels values_at_{};
   std::vector<int64_t> listed_;
 };
 

@@ -20,7 +20,7 @@ def keys_values(
     """Of `encoder_stack`."""
     users, length, _ = x.shape
     heads = bias.shape[0]
-    return x.new_empty((memory.shape[0], users, length, 2, heads, output.shape[2] // heads))
+    return x.new_empty((memory.shape[0], users, 2, heads, length, output.shape[2] // heads))
 
 
 def no_gradient(ctx: Any, grad: Tensor) -> None:

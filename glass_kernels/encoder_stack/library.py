@@ -22,4 +22,4 @@ def encoder_stack_cpp(
     """The C++ kernel; see `glass_kernels.encoder_stack`."""
     assert weights.packed is not None
     result: Tensor = torch.ops.glass.encoder_stack(x, valid, bias, *weights.packed)
-    return result
+    return result.permute(0, 1, 4, 2, 3, 5)  # a head's lie together

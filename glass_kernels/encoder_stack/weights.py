@@ -20,7 +20,7 @@ class Packed(NamedTuple):
     output: Tensor  # [layers, panels, H*D, 16]
     up: Tensor  # [layers, panels, C, 16]
     down: Tensor  # [layers, F, C up to a multiple of 32]
-    memory: Tensor  # [M, panels, C, 16]
+    memory: Tensor  # [M, 2H, panels, C, 16]: keys of every head, then values
 
 
 @dataclass(frozen=True)
@@ -70,5 +70,5 @@ class EncoderWeights:
         layers, _, heads, dim, width = self.qkv.shape
         of_heads = self.qkv.transpose(1, 2).reshape(layers, heads, 3 * dim, width)
         down = F.pad(self.down.transpose(1, 2), (0, -width % WHOLE)).contiguous()
-        memory = panels(self.memory.flatten(1, 3))
+        memory = panels(self.memory.flatten(1, 2))
         return Packed(panels(of_heads), panels(self.output), panels(self.up), down, memory)

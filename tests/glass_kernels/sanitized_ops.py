@@ -260,7 +260,7 @@ def encoders(op) -> None:
         weights = (
             packed(2, heads, up_to(3 * dim), width, 16), packed(2, up_to(width), inner, 16),
             packed(2, up_to(hidden), width, 16), packed(2, hidden, whole),
-            packed(3, up_to(2 * inner), width, 16),
+            packed(3, 2 * heads, up_to(dim), width, 16),
         )  # fmt: skip
         weights[3][:, :, width:] = 0
         bias = torch.randn(heads, max(2 * length - 1, 0))

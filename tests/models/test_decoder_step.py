@@ -161,6 +161,22 @@ def test_no_row_depends_on_another(width: int) -> None:
             assert torch.equal(alone[1][:, 0], present[:, user])
 
 
+def test_padding_between_positions() -> None:
+    *_, step = steps_of(model_of(CONFIGS["released"]), 3)
+    mask = step.memory.mask
+    assert mask is not None
+    mask = mask & (torch.arange(mask.shape[-1]) % 3 != 1)
+    for key, value in step.memory.keys_values:  # what is left out may hold anything
+        key.masked_fill_(~mask.transpose(2, 3), float("nan"))
+        value.masked_fill_(~mask.transpose(2, 3), float("nan"))
+    found = dataclasses.replace(step, memory=dataclasses.replace(step.memory, mask=mask)).fast()
+    for key, value in step.memory.keys_values:
+        key.nan_to_num_(0)
+        value.nan_to_num_(0)
+    wanted = dataclasses.replace(step, memory=dataclasses.replace(step.memory, mask=mask)).eager()
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_no_row_depends_on_one_that_is_not_finite() -> None:
     """Not even on what it leaves past the columns of a row, in a block after its own."""
     *_, step = steps_of(model_of(ODD), 48)
