@@ -22,7 +22,7 @@ from glass.training import metric
 from glass.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from glass.training.log import MetricLog, Row
 
-_FOR_PEOPLE = {"log_every": 1, "checkpoint_every": 1, "tensorboard": False}
+FOR_PEOPLE = {"log_every": 1, "checkpoint_every": 1, "tensorboard": False}
 """Settings that leave the weights as they are: changing them does not end a run."""
 
 
@@ -43,7 +43,7 @@ def decisive(config: TrainConfig) -> dict[str, Any]:
     One that came later is there only where it is not as it always was, so that older runs stay
     valid.
     """
-    settings = {name: v for name, v in asdict(config).items() if name not in _FOR_PEOPLE}
+    settings = {name: v for name, v in asdict(config).items() if name not in FOR_PEOPLE}
     if settings["metric"] == metric.DEFAULT:
         del settings["metric"]
     return settings
@@ -65,7 +65,10 @@ class _Trainer:
         self.model, self.collate, self.config = model, rows.collate, config
         self.lengths = rows.lengths
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,  # one pass over a table of items instead of a dozen
         )
         self.per_epoch = math.ceil(len(self.lengths) / config.batch_size)
         self.total = max(1, round(config.max_epochs * self.per_epoch))
@@ -192,7 +195,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     made_with = fingerprint(
         model.config,
-        {**decisive(config), **_FOR_PEOPLE},
+        {**decisive(config), **FOR_PEOPLE},
         model.codebook_sizes,
         len(rows),
         name,
