@@ -133,6 +133,23 @@ def evaluate(config: RunConfig, options: Options) -> None:
     print(f"\nMetrics: {run.folder / 'metrics.json'}")
 
 
+def compare(config: RunConfig, options: Options) -> None:
+    """Prints finished runs side by side, and draws them."""
+    from glass.cli_parser import make_parser, parse
+    from glass.evaluation import write_json_atomic
+    from glass.pipeline.compare import compare_runs
+    from glass.report.comparison import format_comparison, plot_comparison
+
+    others = [parse(make_parser("glass compare", ""), run, [])[0] for run in options["with"]]
+    found = compare_runs([config, *others], options["metrics"])
+    print(format_comparison(found))
+    if options["to"]:
+        path = Path(options["to"])
+        write_json_atomic(path.with_suffix(".json"), asdict(found))
+        print(f"\nPlot: {plot_comparison(found, path.with_suffix('.png'))}")
+        print(f"Figures: {path.with_suffix('.json')}")
+
+
 def report(config: RunConfig, options: Options) -> None:
     """Writes the report of an evaluated run."""
     print(_run(config).report())
@@ -232,6 +249,16 @@ def _recommend(parser: ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _compare(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--with", type=str, nargs="+", default=[], help="further runs of the same data"
+    )
+    parser.add_argument(
+        "--metrics", type=str, nargs="+", default=[], help="such as hit@10 ndcg@10 item_ndcg@10"
+    )
+    parser.add_argument("--to", type=str, metavar="FILE", help="write FILE.png and FILE.json too")
+
+
 def _export(parser: ArgumentParser) -> None:
     parser.add_argument("--system", type=str, default="glass", help="glass or tiger")
     parser.add_argument("--to", type=str, default="", help="folder to write; SYSTEM_exported")
@@ -267,6 +294,12 @@ COMMANDS: Mapping[str, Command] = {
         export,
         _export,
         "[--system NAME] [--to FOLDER] [--max-batch N] [--max-beams N] [--device NAME]",
+    ),
+    "compare": Command(
+        "finished runs side by side; runs that differ in train.seed alone are averaged",
+        compare,
+        _compare,
+        "[--with RUN [RUN ...]] [--metrics NAME [NAME ...]] [--to FILE]",
     ),
     "report": Command("write report.html of an evaluated run", report),
 }

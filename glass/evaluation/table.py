@@ -27,8 +27,8 @@ def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"names {unknown} are not among {', '.join(known) or 'no metrics'}")
     split = f"ndcg@{k}"
-    header = ["system", *map(_title, names)]
-    header += [f"repeat {_title(split)}", f"first-time {_title(split)}"]
+    header = ["system", *map(metric_title, names)]
+    header += [f"repeat {metric_title(split)}", f"first-time {metric_title(split)}"]
     rows = [
         [system]
         + [_cell(values["all"].get(name), values["ci"].get(name)) for name in names]
@@ -39,14 +39,14 @@ def format_table(metrics: Mapping[str, Any], names: Sequence[str] | None = None)
     lines = [
         f"{counts['targets']} targets ({counts['repeat']} repeat, {counts['first_time']} "
         f"first-time) of {counts['samples']} samples; brackets: 95 % of resampled users",
-        *_aligned([header, *rows]),
+        *aligned([header, *rows]),
     ]
     differences = [
         [pair] + [_cell(*_mean_and_bounds(values, name), signed=True) for name in names]
         for pair, values in metrics["differences"].items()
     ]
     if differences:
-        lines += ["", *_aligned([["difference", *map(_title, names)], *differences])]
+        lines += ["", *aligned([["difference", *map(metric_title, names)], *differences])]
     return "\n".join(lines)
 
 
@@ -56,7 +56,7 @@ def _cut_off(names: Sequence[str]) -> int:
     return 10 if 10 in ks else max(ks, default=10)
 
 
-def _title(name: str) -> str:
+def metric_title(name: str) -> str:
     words = {"split_": "split ", "item_": "item ", "hit": "Hit", "ndcg": "NDCG"}
     for short, shown in words.items():
         name = name.replace(short, shown)
@@ -80,7 +80,7 @@ def _cell(value: float | None, bounds: Sequence[float] | None, *, signed: bool =
     return f"{text} [{format(bounds[0], form)}, {format(bounds[1], form)}]"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """First column to the left, numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -154,3 +154,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished_sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same of a run with sequence models."""
     return _finish(write_shop(tmp_path_factory.mktemp("sequences"), **SEQUENCES))
+
+
+@pytest.fixture(scope="session")
+def three_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of three finished runs: `tiny`, `seed_1` like it, and `other` with another lambda."""
+    from glass.cli import main
+
+    folder = tmp_path_factory.mktemp("compare")
+    systems = ["popularity", "flattened_transformer", "intrr_transformer"]
+    config = str(write_shop(folder, **{**SEQUENCES, "systems": systems}))
+    seed_1 = ["--train.seed", "1", "--name", "seed_1"]
+    other = ["--sequence.alignment", "1", "--name", "other", "--systems", "[intrr_transformer]"]
+    for changes in ([], seed_1, other):
+        assert main(["run", config, *changes]) == 0
+    return folder / "runs"
