@@ -15,6 +15,7 @@ from glass.models.kept import Kept
 from glass.models.output import Output
 from glass.models.sequence.backbone import Times
 from glass.models.sequence.base import CODERS, BackboneName, SequenceModel, at_states, make_output
+from glass.models.sequence.fused import Levels, causal_states
 from glass.models.sequence.jagged import Jagged
 
 if TYPE_CHECKING:
@@ -51,17 +52,21 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
         occurs. Where nothing is trained, the tokens of all items are made once for the weights as
         they are, and looked up.
         """
-        if self.training or align or torch.is_grad_enabled():
+        learns = self.training or align or torch.is_grad_enabled()
+        if learns:
             items, place = torch.unique(batch.items, return_inverse=True)
             tokens, losses = self.item_tokens(items, align=align)
         else:
             place, tokens, losses = batch.items, _all_tokens(self), None
         layout = Jagged.of(batch.offsets, batch.longest, len(place))
+        x = F.embedding(place, tokens)
+        if not learns and (states := causal_states(self.backbone, x, layout)) is not None:
+            return at_states(states, batch.states), None
         times = None
         if self.backbone.timed:
             seconds = layout.pad(batch.times)
             times = Times(seconds, seconds)
-        hidden, _ = self.backbone(F.embedding(place, tokens), layout, times)
+        hidden, _ = self.backbone(x, layout, times)
         alignment = None if losses is None else losses[place].sum() / max(len(place), 1)
         return at_states(hidden, batch.states), alignment
 
@@ -90,15 +95,12 @@ class IntRRSteps:
     """Decoding of a batch: after one pass of the backbone, levels depend on the last code alone."""
 
     def __init__(self, model: IntRR, batch: SequenceBatch) -> None:
-        self._network = model.network
-        self._guidance = model.read(batch)[0][:, None]
-        self._level = 0
+        self._levels = Levels(model.network, model.read(batch)[0])
 
     def first(self) -> Tensor:
         """Logits [B, 1, K_0]."""
-        return self._network.level_logits(0, self._guidance)
+        return self._levels.first()
 
     def next(self, parents: Tensor, codes: Tensor) -> Tensor:
         """Logits [B, W, K_l] of beams that were extended by `codes` [B, W]."""
-        self._level += 1
-        return self._network.level_logits(self._level, self._guidance, codes)
+        return self._levels.next(codes)
