@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 MadeT = TypeVar("MadeT")
@@ -81,6 +83,15 @@ class _Marks:
 
 def _get(holder: Holder, name: str) -> Tensor | None:
     return holder.get(name)
+
+
+def _count(optimizer: Optimizer, *_: object) -> None:
+    """torch does not count what its fused optimizers write: every step of every optimizer is."""
+    written = [p for group in optimizer.param_groups for p in group["params"]]
+    increment_version([p for p in written if not p.is_inference()])
+
+
+register_optimizer_step_post_hook(_count)
 
 
 def _versions(tensors: list[Tensor]) -> list[int] | None:
