@@ -211,6 +211,9 @@ class ItemSideConfig:
 
     uid_dim: int = 512
     """IntRR: width of an item's own embedding."""
+    uid_start: Literal["sid", "random"] = "sid"
+    """IntRR: an item's own embedding starts as a sum of random vectors of its codes, so that items
+    that share codes start alike (ours), or as a random vector of its own (the paper)."""
     content: bool = False
     """IntRR: put the item's vector, which is not trained, beside its own embedding."""
     hidden_dim: int | None = None

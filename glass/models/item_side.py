@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from glass.sid import SidTable
 
 _ITEMS_AT_ONCE = 8192
+_OWN_SHARE = 0.1
+"""Standard deviation of what tells items of one SID apart, where UIDs start from SIDs."""
 
 
 class ItemSide(nn.Module):
@@ -40,7 +42,10 @@ class ItemSide(nn.Module):
     def _add_item_side(
         self, config: ItemSideConfig, d_model: int, num_items: int, content_dim: int
     ) -> None:
+        if config.uid_start not in ("sid", "random"):
+            raise ValueError(f"uid_start must be 'sid' or 'random', was {config.uid_start!r}")
         self._reads_content = config.content
+        self._starts_from_sids = config.uid_start == "sid"
         self.register_buffer("seen", torch.ones(num_items, dtype=torch.bool))
         self.register_buffer("content", torch.zeros(num_items, content_dim))
         self.uids = nn.Embedding(num_items, config.uid_dim)
@@ -59,6 +64,22 @@ class ItemSide(nn.Module):
         self.seen.copy_(torch.from_numpy(dataset.train_counts > 0))
         if self._reads_content:
             self.content.copy_(torch.from_numpy(table.vectors))
+        if self._starts_from_sids:
+            self._start_from_sids()
+
+    @torch.no_grad()
+    def _start_from_sids(self) -> None:
+        """UIDs that a linear map can read the codes from, of size 1 as before.
+
+        A UID of its own is trained by the events of its item alone. Alike for items that share
+        codes, UIDs learn what the codes mean together, and each adds what is its own.
+        """
+        own = self.uids.weight
+        started = own * _OWN_SHARE
+        for level, size in enumerate(self.codebook_sizes):
+            of_codes = torch.randn(size, own.shape[1], device=own.device, dtype=own.dtype)
+            started += of_codes[self.codes[:, level].long()] / len(self.codebook_sizes) ** 0.5
+        own.copy_(started)
 
     def item_guidance(self, items: Tensor) -> Tensor:
         """Guidance [U, d] of items int64 [U]; without the UID of what training does not know."""
