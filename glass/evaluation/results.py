@@ -21,6 +21,7 @@ FORMAT_VERSION = 2
 fingerprint of an evaluation, so results of another version are made anew."""
 COUNTERPARTS = {
     "glass": "tiger",
+    "glass_intrr": "glass",
     "intrr_transformer": "flattened_transformer",
     "intrr_hstu": "flattened_hstu",
 }
