@@ -221,6 +221,8 @@ class ItemSideConfig:
     assignment: Literal["straight_through", "soft"] = "straight_through"
     """IntRR: an item's token is made of the best code of each level with the gradient of the soft
     one, or of the soft codes themselves."""
+    context: Literal["previous", "sum"] = "previous"
+    """IntRR: f_l sees the code of the level before (the paper), or the sum of all before (ours)."""
     alignment: float = 0.1
     """IntRR: lambda, the weight of the loss that ties the items' codes to their SIDs."""
     temperature: float = 1.0

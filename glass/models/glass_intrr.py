@@ -228,11 +228,8 @@ class GlassIntrr(
             read, retrieval: of these users and sets.
             prefix: int64 [B, S, level] codes chosen so far (any further columns are ignored).
         """
-        query = guidance
-        if level > 0:
-            follow = self.network.query(level)
-            before = self.network.codebooks[level - 1].to(guidance.dtype)
-            query = follow(follow.of_codes(prefix[..., level - 1], before), guidance)
+        before = self.network.codes_before(level, prefix)
+        query = self.network.level_query(level, guidance, before)
         logits = F.linear(query, self.network.codebooks[level].to(query.dtype))
         return self.mixed(logits, query, level, read, retrieval, prefix)
 

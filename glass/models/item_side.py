@@ -55,6 +55,7 @@ class ItemSide(nn.Module):
             self.codebook_sizes,
             hidden_dim=config.hidden_dim,
             assignment=config.assignment,
+            context=config.context,
             temperature=config.temperature,
             learn_temperature=config.learn_temperature,
             codebook_std=config.codebook_std,

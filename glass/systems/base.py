@@ -26,6 +26,8 @@ Model: TypeAlias = Glass | GlassIntrr | SequenceModel
 """A trained model."""
 Settings: TypeAlias = ModelConfig | SequenceConfig
 """What a model is made from."""
+LATER = {"uid_start": "random", "context": "previous"}
+"""Settings that came later, and how it always was before: keys of older runs do not have them."""
 SettingsT = TypeVar("SettingsT")
 ModelT = TypeVar("ModelT")
 
@@ -83,7 +85,8 @@ class System(ABC, Generic[SettingsT, ModelT]):
 
     def decisive(self, config: RunConfig) -> dict[str, Any]:
         """Those of its settings that decide the weights."""
-        return asdict(self.settings(config))  # type: ignore[call-overload, no-any-return]
+        every: dict[str, Any] = asdict(self.settings(config))  # type: ignore[call-overload]
+        return {name: v for name, v in every.items() if name not in LATER or v != LATER[name]}
 
     @abstractmethod
     def history_length(self, config: RunConfig) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -34,7 +34,7 @@ class EncoderDecoder(System[SettingsT, ModelT]):
     """What systems share whose models read the batches of `Collator`."""
 
     def decisive(self, config: RunConfig) -> dict[str, Any]:
-        every = asdict(self.settings(config))
+        every = super().decisive(config)
         return {name: value for name, value in every.items() if name not in _FOR_MEMORY}
 
     def history_length(self, config: RunConfig) -> int:

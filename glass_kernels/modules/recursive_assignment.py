@@ -78,6 +78,9 @@ class RecursiveAssignment(nn.Module):
     - user side (`teacher_forced`): the context is C_{l-1}[true code]. In generation
       (`level_logits`) it is that of the code chosen by each beam.
 
+    With context="sum" (ours) it is the sum of these vectors over all levels before, so that no
+    level forgets what was chosen two levels up.
+
     Losses use the logits without temperature. Runs through `glass_kernels.codebook_assign`, so
     that no [R, K] tensor is kept for the backward, but with assignment="soft".
 
@@ -86,6 +89,7 @@ class RecursiveAssignment(nn.Module):
         codebook_sizes: K_l of each level.
         hidden_dim: width of f_l's hidden layer; None: 2d, as in the paper.
         assignment: "straight_through" or "soft".
+        context: "previous", as in the paper, or "sum".
         temperature: of the soft code, above 0.
         learn_temperature: train its logarithm from there on. Straight-through assignment then
             divides the query by it, which is exact, and a loss costs a second product with the
@@ -106,6 +110,7 @@ class RecursiveAssignment(nn.Module):
         *,
         hidden_dim: int | None = None,
         assignment: Literal["straight_through", "soft"] = "straight_through",
+        context: Literal["previous", "sum"] = "previous",
         temperature: float = 1.0,
         learn_temperature: bool = False,
         codebook_std: float | None = None,
@@ -119,6 +124,8 @@ class RecursiveAssignment(nn.Module):
             raise ValueError(f"hidden_dim must be at least 1, was {hidden_dim}")
         if assignment not in ("straight_through", "soft"):
             raise ValueError(f"assignment must be 'straight_through' or 'soft', was {assignment!r}")
+        if context not in ("previous", "sum"):
+            raise ValueError(f"context must be 'previous' or 'sum', was {context!r}")
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature must be positive and finite, was {temperature}")
         if codebook_std is not None and not 0 < codebook_std < float("inf"):
@@ -126,6 +133,7 @@ class RecursiveAssignment(nn.Module):
         self.d_model = d_model
         self.codebook_sizes = tuple(codebook_sizes)
         self.assignment = assignment
+        self.context = context
         self.codebook_std = d_model**-0.5 if codebook_std is None else codebook_std
         self.codebooks = nn.ParameterList(torch.empty(size, d_model) for size in codebook_sizes)
         self.queries = nn.ModuleList(
@@ -168,7 +176,7 @@ class RecursiveAssignment(nn.Module):
             query = guidance
             if level > 0:
                 follow = self.query(level)
-                query = follow(follow.of_context(vectors[-1]), guidance)
+                query = follow(follow.of_context(self._context(vectors)), guidance)
             target = None if codes is None else codes[:, level]
             vector, index, loss = self._assign(query, level, target, backend)
             vectors.append(vector)
@@ -194,7 +202,7 @@ class RecursiveAssignment(nn.Module):
         self._check(guidance, codes, ignored=False)
         losses, indices = [], []
         for level in range(self.num_levels):
-            query = self._query_after(level, guidance, codes[:, level - 1] if level else None)
+            query = self.level_query(level, guidance, self.codes_before(level, codes))
             _, index, loss = codebook_assign(
                 query, self._codebook(level, query), codes[:, level], backend=backend
             )
@@ -209,23 +217,47 @@ class RecursiveAssignment(nn.Module):
         Args:
             level: 0 .. L-1.
             guidance: float [..., d]; [B, 1, d] serves all beams of its user.
-            previous: int [...] code of the level before, such as [B, W]; None at level 0.
+            previous: int [...] code of the level before, such as [B, W]; with context="sum" those
+                of all levels before, [..., level]. None at level 0.
         """
-        query = self._query_after(level, guidance, previous)
+        query = self.level_query(level, guidance, previous)
         return F.linear(query, self._codebook(level, query))
+
+    def level_query(self, level: int, guidance: Tensor, previous: Tensor | None = None) -> Tensor:
+        """q_l [..., d] of level `level`; arguments as of `level_logits`."""
+        if level == 0:
+            return guidance
+        assert previous is not None
+        follow = self.query(level)
+        if self.context == "previous":
+            half = follow.of_codes(previous, self._codebook(level - 1, guidance))
+        else:
+            books = [self._codebook(before, guidance) for before in range(level)]
+            chosen = zip(previous.unbind(-1), books, strict=True)
+            half = torch.stack([follow.of_codes(codes, book) for codes, book in chosen]).sum(0)
+        query: Tensor = follow(half, guidance)
+        return query
+
+    def codes_before(self, level: int, codes: Tensor) -> Tensor | None:
+        """What `level_logits` takes as `previous`, of codes int [..., level or more]."""
+        if level == 0:
+            return None
+        return codes[..., level - 1] if self.context == "previous" else codes[..., :level]
 
     def distributions(self, guidance: Tensor) -> list[Tensor]:
         """softmax(logits / temperature) [R, K_l] of each level of the item side, free running."""
         found: list[Tensor] = []
+        vectors: list[Tensor] = []
         query = guidance
         for level in range(self.num_levels):
             codebook = self._codebook(level, query)
             if level > 0:
-                before = self._codebook(level - 1, query)
-                soft = self.assignment == "soft"
-                context = found[-1] @ before if soft else before[found[-1].argmax(-1)]
-                query = self.query(level)(self.query(level).of_context(context), guidance)
-            found.append(torch.softmax(F.linear(query, codebook) / self.temperature, dim=-1))
+                follow = self.query(level)
+                query = follow(follow.of_context(self._context(vectors)), guidance)
+            shares = torch.softmax(F.linear(query, codebook) / self.temperature, dim=-1)
+            soft = self.assignment == "soft"
+            vectors.append(shares @ codebook if soft else codebook[shares.argmax(-1)])
+            found.append(shares)
         return found
 
     def query(self, level: int) -> LevelQuery:
@@ -234,15 +266,9 @@ class RecursiveAssignment(nn.Module):
         assert isinstance(module, LevelQuery)
         return module
 
-    def _query_after(self, level: int, guidance: Tensor, previous: Tensor | None) -> Tensor:
-        """q_l [..., d] where the level before took the codes `previous`."""
-        if level == 0:
-            return guidance
-        assert previous is not None
-        follow = self.query(level)
-        before = self._codebook(level - 1, guidance)
-        query: Tensor = follow(follow.of_codes(previous, before), guidance)
-        return query
+    def _context(self, vectors: list[Tensor]) -> Tensor:
+        """Context [R, d] after the levels that were assigned `vectors`."""
+        return vectors[-1] if self.context == "previous" else torch.stack(vectors).sum(0)
 
     def _codebook(self, level: int, like: Tensor) -> Tensor:
         # Parameters are float32 under autocast while the states are half precision.
@@ -286,7 +312,8 @@ class RecursiveAssignment(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings shown by `print(module)`."""
-        return f"{self.d_model}, {self.codebook_sizes}, assignment={self.assignment!r}"
+        kinds = f"assignment={self.assignment!r}, context={self.context!r}"
+        return f"{self.d_model}, {self.codebook_sizes}, {kinds}"
 
 
 def _soft_assign(

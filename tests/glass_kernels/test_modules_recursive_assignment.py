@@ -18,6 +18,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"temperature": 2.0, "learn_temperature": True},
     {"assignment": "soft", "temperature": 0.7},
     {"assignment": "soft", "temperature": 0.7, "learn_temperature": True},
+    {"context": "sum"},
+    {"context": "sum", "assignment": "soft", "temperature": 0.7},
 ]
 
 
@@ -49,7 +51,8 @@ def literal_item(
     """Token, codes and loss of one item, free running."""
     context, token, found, loss = guidance, torch.zeros(D).double(), [], torch.zeros(()).double()
     for level, codebook in enumerate(net.codebooks):
-        query = guidance if level == 0 else f(net, level, context, guidance)
+        before = token if net.context == "sum" else context
+        query = guidance if level == 0 else f(net, level, before, guidance)
         logits = torch.stack([(query * row).sum() for row in codebook])
         weights = (logits / net.temperature).exp()
         soft = sum(w * row for w, row in zip(weights / weights.sum(), codebook, strict=True))
@@ -100,16 +103,23 @@ def test_loss_and_token_need_no_each_other(settings: dict[str, Any]) -> None:
     assert torch.equal(alone.codes, both.codes)
 
 
+def context_of(net: RecursiveAssignment, codes: list[int]) -> Tensor:
+    """What f_l is told of the codes of the levels before."""
+    vectors = [book[code] for book, code in zip(net.codebooks, codes, strict=False)]
+    return vectors[-1] if net.context == "previous" else sum(vectors, torch.zeros(D).double())
+
+
+@pytest.mark.parametrize("context", ["previous", "sum"])
 @pytest.mark.parametrize("count", [1, 3, 13])
 @pytest.mark.usefixtures("poisoned")
-def test_user_side_is_teacher_forced(count: int) -> None:
-    net = network(learn_temperature=True)
+def test_user_side_is_teacher_forced(count: int, context: str) -> None:
+    net = network(learn_temperature=True, context=context)
     guidance, codes = rows(count)
     out = net.teacher_forced(guidance, codes)
     losses, best = [], []
     for g, row in zip(guidance, codes.tolist(), strict=True):
         for level, codebook in enumerate(net.codebooks):
-            query = g if level == 0 else f(net, level, net.codebooks[level - 1][row[level - 1]], g)
+            query = g if level == 0 else f(net, level, context_of(net, row[:level]), g)
             logits = codebook @ query
             losses.append(cross_entropy(logits, row[level]))
             best.append(int(logits.argmax()))
@@ -121,18 +131,29 @@ def test_user_side_is_teacher_forced(count: int) -> None:
     torch.testing.assert_close(found, gradients(net, (expected * weight).sum(), guidance))
 
 
+def test_a_third_context_is_refused() -> None:
+    with pytest.raises(ValueError, match="context must be 'previous' or 'sum', was 'last'"):
+        network(context="last")
+
+
+@pytest.mark.parametrize("context", ["previous", "sum"])
 @pytest.mark.parametrize("beams", [1, 3, 20])
-def test_level_logits_are_those_of_training(beams: int) -> None:
-    net = network()
+def test_level_logits_are_those_of_training(beams: int, context: str) -> None:
+    net = network(context=context)
     guidance, _ = rows(2)
     first = net.level_logits(0, guidance[:, None])
     torch.testing.assert_close(first[:, 0], guidance @ net.codebooks[0].T)
     for level in (1, 2):
-        chosen = torch.randint(SIZES[level - 1], (2, beams))
-        logits = net.level_logits(level, guidance[:, None], chosen)
+        before = [torch.randint(size, (2, beams)) for size in SIZES[:level]]
+        chosen = torch.stack(before, dim=-1)
+        seen = before[-1] if context == "previous" else chosen
+        logits = net.level_logits(level, guidance[:, None], seen)
+        given = net.codes_before(level, torch.nn.functional.pad(chosen, (0, 3 - level)))
+        assert given is not None
+        assert torch.equal(given, seen)
         for user in range(2):
             for beam in range(beams):
-                code = net.codebooks[level - 1][chosen[user, beam]]
+                code = context_of(net, chosen[user, beam].tolist())
                 query = f(net, level, code, guidance[user])
                 torch.testing.assert_close(logits[user, beam], net.codebooks[level] @ query)
 
@@ -152,7 +173,8 @@ def test_distributions_are_what_the_item_side_chooses_by(settings: dict[str, Any
             query = g if level == 0 else f(net, level, context, g)
             shares = (book @ query / net.temperature).softmax(0)
             torch.testing.assert_close(found[level][row], shares)
-            context = shares @ book if net.assignment == "soft" else book[shares.argmax()]
+            vector = shares @ book if net.assignment == "soft" else book[shares.argmax()]
+            context = vector + context if net.context == "sum" and level else vector
     if net.assignment == "soft":
         token = sum(p @ book for p, book in zip(found, net.codebooks, strict=True))
     else:

@@ -61,26 +61,35 @@ def test_other_backbones_and_backends_have_none() -> None:
         assert causal_states(backbone.double(), x.double(), layout) is None
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("context", ["previous", "sum"])
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
 @torch.no_grad()
-def test_level_tables_are_the_network(levels: int) -> None:
+def test_level_tables_are_the_network(levels: int, context: str) -> None:
     torch.manual_seed(0)
-    network = RecursiveAssignment(6, [5, 4, 7][:levels], hidden_dim=9)
+    sizes = [5, 4, 7, 3][:levels]
+    network = RecursiveAssignment(6, sizes, hidden_dim=9, context=context)  # type: ignore[arg-type]
     guidance = torch.randn(3, 6)
     for _ in range(2):
         steps = Levels(network, guidance)
         torch.testing.assert_close(steps.first(), network.level_logits(0, guidance[:, None]))
+        prefix = torch.zeros(3, 1, 0, dtype=torch.int64)
         for level in range(1, levels):
-            codes = torch.randint(network.codebook_sizes[level - 1], (3, 4))
-            wanted = network.level_logits(level, guidance[:, None], codes)
-            torch.testing.assert_close(steps.next(codes), wanted)
+            # Beams change places and number, and each takes its history along.
+            parents = torch.randint(prefix.shape[1], (3, level + 3))
+            codes = torch.randint(sizes[level - 1], parents.shape)
+            before = prefix.gather(1, parents[..., None].expand(-1, -1, level - 1))
+            prefix = torch.cat((before, codes[..., None]), -1)
+            seen = network.codes_before(level, prefix)
+            wanted = network.level_logits(level, guidance[:, None], seen)
+            torch.testing.assert_close(steps.next(parents, codes), wanted)
         for parameter in network.parameters():  # as a step of training: nothing stale is kept
             parameter.mul_(1.5)
 
 
 @needs_cpp
-def test_with_and_without_shortcuts_the_beams_are_the_same() -> None:
-    model = sequence_model("intrr_transformer").float()
+@pytest.mark.parametrize("context", ["previous", "sum"])
+def test_with_and_without_shortcuts_the_beams_are_the_same(context: str) -> None:
+    model = sequence_model("intrr_transformer", context=context).float()
     assert isinstance(model, IntRR)
     batch = histories_batch([[3, 5, 3], [], [1]])
     trie = SidTrie.build(model.codes, model.codebook_sizes)

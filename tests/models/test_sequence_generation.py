@@ -24,9 +24,10 @@ def code_logits(model: SequenceModel, batch: SequenceBatch, sid: tuple[int, ...]
     logits = [steps.first()[:, 0]]
     if isinstance(model, IntRR):
         guidance = model.read(batch)[0]
-        for level, code in enumerate(sid[:-1], start=1):
-            codes = torch.full((len(batch),), code)
-            logits.append(model.network.level_logits(level, guidance, codes))
+        for level in range(1, len(sid)):
+            before = torch.tensor(sid).expand(len(batch), -1)
+            seen = model.network.codes_before(level, before)
+            logits.append(model.network.level_logits(level, guidance, seen))
         return logits
     assert isinstance(model, Flattened)
     # The item of this SID ends each history, so that its codes are tokens like any others.
@@ -56,11 +57,14 @@ def log_probability(
     return total.tolist()
 
 
-@pytest.mark.parametrize(("system", "hstu"), KINDS)
+@pytest.mark.parametrize(
+    ("system", "hstu", "settings"),
+    [*((*kind, {}) for kind in KINDS), ("intrr_hstu", "canonical", {"context": "sum"})],
+)
 @pytest.mark.usefixtures("poisoned")
 @torch.no_grad()
-def test_a_wide_beam_is_exhaustive_search(system: str, hstu: str) -> None:
-    model = sequence_model(system, hstu)
+def test_a_wide_beam_is_exhaustive_search(system: str, hstu: str, settings: dict[str, str]) -> None:
+    model = sequence_model(system, hstu, **settings)
     batch = histories_batch(HISTORIES)
     beams = generate(model, batch, TRIE, beam_width=len(CATALOGUE))
     scores = {sid: log_probability(model, batch, sid) for sid in CATALOGUE}

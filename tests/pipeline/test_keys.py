@@ -13,6 +13,8 @@ import pytest
 from glass.cli_parser import make_parser, parse
 from glass.config import RunConfig
 from glass.pipeline.keys import TRAINING_VERSION, training_key
+from glass.systems import TRAINED
+from glass.systems.base import LATER
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DATASET: Any = SimpleNamespace(manifest={"fingerprint": "data"})
@@ -90,6 +92,17 @@ def test_sequence_models_depend_on_their_own_settings(
 ) -> None:
     before, after = shipped("beauty_intrr.yaml"), shipped("beauty_intrr.yaml", argument)
     assert (key(system, before) != key(system, after)) is changes
+
+
+@pytest.mark.parametrize(("setting", "other"), [("context", "sum"), ("uid_start", "sid")])
+@pytest.mark.parametrize("system", ["intrr_hstu", "glass_intrr"])
+def test_later_settings_are_in_no_older_key(system: str, setting: str, other: str) -> None:
+    was = LATER[setting]
+    config = shipped("beauty_intrr.yaml", f"--sequence.{setting}={was}")
+    assert setting not in TRAINED[system].decisive(config)
+    changed = shipped("beauty_intrr.yaml", f"--sequence.{setting}={other}")
+    assert TRAINED[system].decisive(changed)[setting] == other
+    assert key(system, config) != key(system, changed)
 
 
 def test_each_system_and_table_has_a_key_of_its_own() -> None:

@@ -101,18 +101,21 @@ class LevelTables:
 
     guidance: Tensor  # [(L-1) h, d]: the other halves, one below another
     bias: Tensor  # [(L-1) h]
-    contexts: list[Tensor]  # [K_{l-1}, h] of level l = 1 .. L-1
+    contexts: list[list[Tensor]]  # of level l = 1 .. L-1: [K_j, h] of each level j that it sees
 
     @classmethod
     def of(cls, network: RecursiveAssignment) -> LevelTables:
         """From the weights as they are now."""
         follow = [network.query(level) for level in range(1, network.num_levels)]
-        d = network.d_model
-        books = network.codebooks
+        d, books = network.d_model, list(network.codebooks)
+        seen = [
+            books[:level] if network.context == "sum" else books[level - 1 : level]
+            for level in range(1, network.num_levels)
+        ]
         return cls(
             torch.cat([books[0][:0], *(f.inner.weight[:, d:] for f in follow)]).contiguous(),
             torch.cat([books[0][0, :0], *(f.inner.bias for f in follow)]),
-            [f.of_context(book) for f, book in zip(follow, books, strict=False)],
+            [[f.of_context(b) for b in before] for f, before in zip(follow, seen, strict=True)],
         )
 
 
@@ -133,16 +136,22 @@ class Levels:
         self._tables = tables = _tables(network)
         halves = F.linear(guidance, tables.guidance, tables.bias)
         self._halves = halves.chunk(max(network.num_levels - 1, 1), dim=1)
+        self._codes: list[Tensor] = []  # [B, W] of each level that the next one sees
         self._level = 0
 
     def first(self) -> Tensor:
         """Logits [B, 1, K_0]."""
         return self._network.level_logits(0, self._guidance[:, None])
 
-    def next(self, codes: Tensor) -> Tensor:
-        """Logits [B, W, K_l] of the next level after `codes` int [B, W]."""
+    def next(self, parents: Tensor, codes: Tensor) -> Tensor:
+        """Logits [B, W, K_l] of the next level of beams that `codes` [B, W] extend."""
         half = self._halves[self._level][:, None]
+        before = []
+        if self._network.context == "sum":
+            before = [earlier.gather(1, parents) for earlier in self._codes]
+        self._codes = [*before, codes]
+        for chosen, table in zip(self._codes, self._tables.contexts[self._level], strict=True):
+            half = F.embedding(chosen, table) + half
         self._level += 1
-        context = F.embedding(codes, self._tables.contexts[self._level - 1])
-        query = self._network.query(self._level).outer((context + half).relu_())
+        query = self._network.query(self._level).outer(half.relu_())
         return F.linear(query, self._network.codebooks[self._level].to(query.dtype))

@@ -103,4 +103,4 @@ class IntRRSteps:
 
     def next(self, parents: Tensor, codes: Tensor) -> Tensor:
         """Logits [B, W, K_l] of beams that were extended by `codes` [B, W]."""
-        return self._levels.next(codes)
+        return self._levels.next(parents, codes)
