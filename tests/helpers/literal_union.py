@@ -43,7 +43,8 @@ class LiteralUnion(Literal):
         guidance = self.p["guidance.weight"] @ given + self.p["guidance.bias"]
         token, loss, context = torch.zeros_like(guidance), torch.zeros_like(guidance[0]), guidance
         for level, codebook in enumerate(self.codebooks):
-            query = guidance if level == 0 else self.follow(level, context, guidance)
+            before = token if self.config.context == "sum" else context  # type: ignore[attr-defined]
+            query = guidance if level == 0 else self.follow(level, before, guidance)
             logits = codebook @ query
             soft = (logits / self.config.temperature).softmax(0) @ codebook  # type: ignore[attr-defined]
             context = soft
@@ -106,7 +107,10 @@ class LiteralUnion(Literal):
         found = [(self.codebooks[0] @ guidance).log_softmax(0)]
         deeper = self.deeper(guidance, history, codes[0])
         for level in range(1, len(self.codebooks)):
-            query = self.follow(level, self.codebooks[level - 1][codes[level - 1]], deeper)
+            chosen = [self.codebooks[j][codes[j]] for j in range(level)]
+            summed = self.config.context == "sum"  # type: ignore[attr-defined]
+            context = torch.stack(chosen).sum(0) if summed else chosen[-1]
+            query = self.follow(level, context, deeper)
             found.append((self.codebooks[level] @ query).log_softmax(0))
         return found
 

@@ -52,9 +52,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "soft": {"assignment": "soft", "temperature": 0.7},
     "no alignment": {"alignment": 0.0},
     "large codebooks": {"codebook_std": 0.8},
+    "summed context": {"context": "sum"},
 }
 BY_NAME = {"ids": lambda name: name.replace(" ", "-")}
-GENERATED = ("no search", "no first code", "neither")
+GENERATED = ("no search", "no first code", "neither", "summed context")
 MOVED = ("norm", "bias", "tier_guidance", "first_code", "gate", "linear")
 EDGES = [-1, -0.1, 0, 0.1, 1]
 TRIE = SidTrie.build(torch.from_numpy(toy_sids().codes), SIZES)
