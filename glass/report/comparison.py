@@ -53,10 +53,12 @@ def plot_comparison(comparison: Comparison, path: Path) -> Path:
         for place, row in enumerate(rows):
             found = row.metrics[name]
             axes.plot([found.low, found.high], [place, place], color="C0", linewidth=2)
-            axes.plot(found.per_seed, [place] * len(found.per_seed), "|", color="C1")
             axes.plot(found.mean, place, "o", color="C0")
+            places = [place] * len(found.per_seed)
+            axes.plot(found.per_seed, places, "|", color="C1", markersize=12, zorder=3)
         axes.set_title(metric_title(name))
         axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
     panels[0].set_yticks(range(len(rows)), [_label(row, comparison.settings) for row in rows])
     panels[0].invert_yaxis()
     figure.supxlabel("mean and 95 % of resampled users; strokes: seeds", fontsize="small")
