@@ -67,6 +67,9 @@ def compare_runs(configs: Sequence[RunConfig], metrics: Sequence[str] = ()) -> C
         ValueError: a run that is not evaluated, other test targets, or a seed given twice.
     """
     runs = [Run(config, progress=False) for config in configs]
+    for run in runs[1:]:
+        if run.config.data == runs[0].config.data:
+            run.__dict__["dataset"] = runs[0].dataset  # read once
     for run in runs:
         run.metrics()  # refuses what is stale
     targets = _same_targets(runs)
