@@ -156,7 +156,7 @@ class Backbone(nn.Module):
         hidden = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
         passed = None
         if times is not None and self.timed:
-            passed = _time_buckets(times.asked[:, :, None] - times.seen[:, None, :])
+            passed = time_buckets(times.asked[:, :, None] - times.seen[:, None, :])
         keys_values = []
         x = self.dropout(x)
         for layer, bias in self._with_bias(lambda bias: bias(length, passed)):
@@ -203,7 +203,7 @@ class Backbone(nn.Module):
             yield layer, bias
 
 
-def _time_buckets(passed: Tensor) -> Tensor:
+def time_buckets(passed: Tensor) -> Tensor:
     """Bucket of seconds int64 [...]; what has not passed yet is in the first."""
     return (passed.clamp(min=1).double().log() / _LOG_STEP).long().clamp(max=_TIME_BUCKETS - 1)
 
@@ -233,7 +233,7 @@ class _Spots:
         passed = None
         if timed and context.times is not None and branches.times is not None:
             passed = branches.times[..., None] - context.times.seen[:, None]
-            passed = _time_buckets(passed)[:, :, None]
+            passed = time_buckets(passed)[:, :, None]
         return cls(shared, own, passed, torch.cat((unseen, later), dim=-1)[:, None])
 
     def bias(self, module: Bias) -> tuple[Tensor, Tensor]:

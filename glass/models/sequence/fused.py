@@ -1,10 +1,8 @@
-"""What generation makes of the weights once: the causal Transformer as one call, IntRR's levels.
+"""Backbones for generation: few calls, since for one user a call costs more than its arithmetic.
 
-Values are those of `Backbone` and `RecursiveAssignment` up to rounding; gradients do not pass. For
-one user a call costs more than its arithmetic, so there are few.
+Values are those of `Backbone` up to rounding; gradients do not pass.
 
-Shapes: T tokens of B users, N of the longest user, C model width, H heads, D head width; K_l codes
-of level l, h hidden width of f_l.
+Shapes: T tokens of B users, N of the longest user, C model width, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -15,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glass.models.kept import Kept
 from glass.models.layers import RelativePositionBias
-from glass.models.sequence.backbone import Backbone, Bias
+from glass.models.sequence.backbone import Backbone, Bias, Times, time_buckets
+from glass.models.sequence.hstu import HstuLayer
 from glass.models.sequence.jagged import Jagged
 from glass.models.sequence.transformer import TransformerLayer
 from glass_kernels import EncoderWeights, encoder_stack
 from glass_kernels.decoder_step import runs
-from glass_kernels.modules import RecursiveAssignment
 
 
 @dataclass
@@ -84,74 +81,78 @@ def _causal(position: RelativePositionBias, length: int) -> Tensor:
     return biases
 
 
-def causal_states(backbone: Backbone, x: Tensor, layout: Jagged) -> Tensor | None:
-    """States [T, C] of tokens x [T, C] in one call; None where `encoder_stack` has no kernel."""
-    transformer = isinstance(backbone.layers[0], TransformerLayer)
-    if not transformer or not len(x) or not runs(x):
-        return None
-    return _stack(backbone).states(x, layout)
+class HstuStack:
+    """Canonical HSTU in fewer calls: biases and mask are made once, projections stay together."""
 
+    def __init__(self, backbone: Backbone, layers: list[HstuLayer]) -> None:
+        norm = backbone.norm
+        assert isinstance(norm, torch.nn.LayerNorm)
+        self._layers = [
+            (layer.norm, layer.inputs.weight.detach(), layer.output.weight.detach().t())
+            for layer in layers
+        ]
+        self._heads = layers[0].heads
+        self._max_tokens = layers[0].max_tokens
+        self._norm = norm
+        self._biases = [bias for bias in backbone.biases if isinstance(bias, Bias)]
+        self._make(1)
 
-_stack: Kept[Backbone, CausalStack] = Kept(CausalStack.of)
+    def _make(self, length: int) -> None:
+        """For histories of up to `length` tokens."""
+        self._positions = [bias.position(length, length) for bias in self._biases]
+        like = self._positions[0]
+        self._mask = torch.full_like(like[0, 0], 1 / self._max_tokens).tril()
+
+    def states(self, x: Tensor, layout: Jagged, times: Times | None) -> Tensor:
+        """States [T, C] of tokens x [T, C]."""
+        length, (heads, dim) = layout.longest, self._heads
+        if length > len(self._mask):
+            self._make(length)
+        mask, inner = self._mask[:length, :length], heads * dim
+        passed = None
+        if times is not None:
+            passed = time_buckets(times.asked[:, :, None] - times.seen[:, None, :])
+        shape = (layout.size, length, 3, heads, dim)
+        for layer, bias, position in zip(self._layers, self._biases, self._positions, strict=True):
+            norm, inputs, output = layer
+            projected = F.silu(F.linear(norm(x), inputs), inplace=True)
+            together = layout.pad(projected[:, inner:]).view(shape).permute(2, 0, 3, 1, 4)
+            value, query, key = together.unbind(0)
+            scores = torch.matmul(query, key.transpose(2, 3))
+            scores += position[..., :length, :length]
+            if passed is not None and bias.time is not None:
+                scores += bias.time[passed][:, None]
+            weights = F.silu(scores, inplace=True).mul_(mask)
+            attended = layout.flat(torch.matmul(weights, value).transpose(1, 2)).flatten(1)
+            normed = F.layer_norm(attended, (inner,), eps=1e-6)
+            x = torch.addmm(x, normed.mul_(projected[:, :inner]), output)
+        out: Tensor = self._norm(x)
+        return out
 
 
 @dataclass(frozen=True)
-class LevelTables:
-    """f_l of a `RecursiveAssignment`: the context's half of its first layer for every code."""
+class Stack:
+    """A backbone as generation wants it."""
 
-    guidance: Tensor  # [(L-1) h, d]: the other halves, one below another
-    bias: Tensor  # [(L-1) h]
-    contexts: list[list[Tensor]]  # of level l = 1 .. L-1: [K_j, h] of each level j that it sees
+    causal: CausalStack | None
+    hstu: HstuStack | None
 
     @classmethod
-    def of(cls, network: RecursiveAssignment) -> LevelTables:
-        """From the weights as they are now."""
-        follow = [network.query(level) for level in range(1, network.num_levels)]
-        d, books = network.d_model, list(network.codebooks)
-        seen = [
-            books[:level] if network.context == "sum" else books[level - 1 : level]
-            for level in range(1, network.num_levels)
-        ]
-        return cls(
-            torch.cat([books[0][:0], *(f.inner.weight[:, d:] for f in follow)]).contiguous(),
-            torch.cat([books[0][0, :0], *(f.inner.bias for f in follow)]),
-            [[f.of_context(b) for b in before] for f, before in zip(follow, seen, strict=True)],
-        )
+    def of(cls, backbone: Backbone) -> Stack:
+        """From the weights as they are now; of neither kind, it has no states."""
+        layers = list(backbone.layers)
+        if layers and all(isinstance(layer, TransformerLayer) for layer in layers):
+            return cls(CausalStack.of(backbone), None)
+        canonical = [layer for layer in layers if type(layer) is HstuLayer]
+        if layers and len(canonical) == len(layers):
+            return cls(None, HstuStack(backbone, canonical))
+        return cls(None, None)
 
-
-_tables: Kept[RecursiveAssignment, LevelTables] = Kept(LevelTables.of)
-
-
-class Levels:
-    """Logits level by level, of beams that the chosen codes extend.
-
-    Args:
-        network: of the model.
-        guidance: float [B, d], one row a user, which all its beams share.
-    """
-
-    def __init__(self, network: RecursiveAssignment, guidance: Tensor) -> None:
-        self._network = network
-        self._guidance = guidance
-        self._tables = tables = _tables(network)
-        halves = F.linear(guidance, tables.guidance, tables.bias)
-        self._halves = halves.chunk(max(network.num_levels - 1, 1), dim=1)
-        self._codes: list[Tensor] = []  # [B, W] of each level that the next one sees
-        self._level = 0
-
-    def first(self) -> Tensor:
-        """Logits [B, 1, K_0]."""
-        return self._network.level_logits(0, self._guidance[:, None])
-
-    def next(self, parents: Tensor, codes: Tensor) -> Tensor:
-        """Logits [B, W, K_l] of the next level of beams that `codes` [B, W] extend."""
-        half = self._halves[self._level][:, None]
-        before = []
-        if self._network.context == "sum":
-            before = [earlier.gather(1, parents) for earlier in self._codes]
-        self._codes = [*before, codes]
-        for chosen, table in zip(self._codes, self._tables.contexts[self._level], strict=True):
-            half = F.embedding(chosen, table) + half
-        self._level += 1
-        query = self._network.query(self._level).outer(half.relu_())
-        return F.linear(query, self._network.codebooks[self._level].to(query.dtype))
+    def states(self, x: Tensor, layout: Jagged, times: Times | None) -> Tensor | None:
+        """States [T, C] of tokens x [T, C]; None where there is nothing faster than the module."""
+        if not len(x):
+            return None
+        if self.hstu is not None:
+            return self.hstu.states(x, layout, times)
+        # `encoder_stack` has one kernel, in C++.
+        return self.causal.states(x, layout) if self.causal is not None and runs(x) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +16,9 @@ from glass.models.kept import Kept
 from glass.models.output import Output
 from glass.models.sequence.backbone import Times
 from glass.models.sequence.base import CODERS, BackboneName, SequenceModel, at_states, make_output
-from glass.models.sequence.fused import Levels, causal_states
+from glass.models.sequence.fused import Stack
 from glass.models.sequence.jagged import Jagged
+from glass.models.sequence.levels import Levels, LevelTables
 
 if TYPE_CHECKING:
     from glass.data import Dataset
@@ -53,20 +55,22 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
         they are, and looked up.
         """
         learns = self.training or align or torch.is_grad_enabled()
+        ready, losses = None, None
         if learns:
             items, place = torch.unique(batch.items, return_inverse=True)
             tokens, losses = self.item_tokens(items, align=align)
         else:
-            place, tokens, losses = batch.items, _all_tokens(self), None
+            ready = prepared(self)
+            place, tokens = batch.items, ready.tokens
         layout = Jagged.of(batch.offsets, batch.longest, len(place))
         x = F.embedding(place, tokens)
-        if not learns and (states := causal_states(self.backbone, x, layout)) is not None:
-            return at_states(states, batch.states), None
         times = None
         if self.backbone.timed:
             seconds = layout.pad(batch.times)
             times = Times(seconds, seconds)
-        hidden, _ = self.backbone(x, layout, times)
+        hidden = None if ready is None else ready.stack.states(x, layout, times)
+        if hidden is None:
+            hidden, _ = self.backbone(x, layout, times)
         alignment = None if losses is None else losses[place].sum() / max(len(place), 1)
         return at_states(hidden, batch.states), alignment
 
@@ -88,14 +92,31 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
         return IntRRSteps(self, batch)
 
 
-_all_tokens: Kept[IntRR, Tensor] = Kept(IntRR.all_item_tokens, buffers=True)
+@dataclass(frozen=True)
+class Prepared:
+    """What generation needs of the weights alone."""
+
+    tokens: Tensor  # [V, d] of every item
+    stack: Stack
+    tables: LevelTables
+
+    @classmethod
+    def of(cls, model: IntRR) -> Prepared:
+        """From the weights as they are now."""
+        stack, tables = Stack.of(model.backbone), LevelTables.of(model.network)
+        return cls(model.all_item_tokens(), stack, tables)
+
+
+prepared: Kept[IntRR, Prepared] = Kept(Prepared.of, buffers=True)
 
 
 class IntRRSteps:
     """Decoding of a batch: after one pass of the backbone, levels depend on the last code alone."""
 
     def __init__(self, model: IntRR, batch: SequenceBatch) -> None:
-        self._levels = Levels(model.network, model.read(batch)[0])
+        with torch.no_grad():
+            guidance, _ = model.read(batch)
+            self._levels = Levels(model.network, prepared(model).tables, guidance)
 
     def first(self) -> Tensor:
         """Logits [B, 1, K_0]."""
