@@ -32,6 +32,31 @@ class Estimate:
     """Mean over targets of each seed."""
 
 
+@dataclass(frozen=True)
+class Row:
+    """One system under one choice of settings."""
+
+    system: str
+    settings: tuple[str, ...]
+    """Values of `Comparison.settings`."""
+    seeds: int
+    metrics: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs on the same test targets."""
+
+    targets: int
+    users: int
+    metrics: tuple[str, ...]
+    settings: tuple[str, ...]
+    """Names of the settings that are not the same in all runs."""
+    rows: tuple[Row, ...]
+    differences: tuple[Row, ...]
+    """Paired; `system` is "a - b"."""
+
+
 def over_seeds(
     values: Sequence[FloatArray], users: AnyIntArray, resamples: int = 1000, seed: int = 0
 ) -> Estimate:

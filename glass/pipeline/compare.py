@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,38 +12,18 @@ import numpy as np
 from glass.config import RunConfig
 from glass.evaluation import RankMetrics, Targets, rank_metrics, read_predictions
 from glass.evaluation.results import COUNTERPARTS
-from glass.evaluation.seeds import Estimate, difference_over_seeds, summary_over_seeds
+from glass.evaluation.seeds import (
+    Comparison,
+    Row,
+    difference_over_seeds,
+    summary_over_seeds,
+)
 from glass.pipeline.run import Run
 from glass.systems import TRAINED
 from glass.training.loop import FOR_PEOPLE
 
 _NOT_SETTINGS = {"name", "output", "systems", "num_example_users", "data.folder", "train.seed"}
 _NOT_SETTINGS |= {f"train.{name}" for name in FOR_PEOPLE} | {"eval.bootstrap", "eval.seed"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One system under one choice of settings."""
-
-    system: str
-    settings: tuple[str, ...]
-    """Values of `Comparison.settings`."""
-    seeds: int
-    metrics: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Runs on the same test targets."""
-
-    targets: int
-    users: int
-    metrics: tuple[str, ...]
-    settings: tuple[str, ...]
-    """Names of the settings that are not the same in all runs."""
-    rows: tuple[Row, ...]
-    differences: tuple[Row, ...]
-    """Paired; `system` is "a - b"."""
 
 
 def default_metrics(ks: Sequence[int]) -> tuple[str, ...]:

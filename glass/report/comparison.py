@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from glass.evaluation.seeds import Estimate
+from glass.evaluation.seeds import Comparison, Estimate, Row
 from glass.evaluation.table import aligned, metric_title
-from glass.pipeline.compare import Comparison, Row
 
 
 def format_comparison(comparison: Comparison) -> str:
