@@ -16,6 +16,7 @@ from glass.configuration import (
     describe_type,
     field_types,
     find_config,
+    flat,
     optional,
     read_yaml,
     suggestion,
@@ -68,7 +69,7 @@ def parse(
     if config is not None:
         path, folder = find_config(config)
         values = _checked(lambda: parser.parse_object(read_yaml(path), defaults=False), f"{path}: ")
-        values = _flat(values)
+        values = flat(values)
         if folder is not None:
             output = Path(str(values.get("output", RunConfig.output)))
             if (output / str(values.get("name", RunConfig.name))).resolve() != folder:
@@ -76,16 +77,16 @@ def parse(
         parser.set_defaults(values)
     _check_options(parser, arguments)
     parsed = _checked(lambda: parser.parse_args(list(arguments)), "")
-    flat = _flat(parsed)
+    flattened = flat(parsed)
     known = field_types()
     for name in known:
-        value = flat.get(name, 0)
+        value = flattened.get(name, 0)
         if value is None and not optional(known[name]):
             raise ValueError(f"{name} is null; it must be {describe_type(known[name])}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} is {value}; it must be finite")
-    others = {name: value for name, value in flat.items() if name not in known}
-    return _build(RunConfig, flat, ""), others
+    others = {name: value for name, value in flattened.items() if name not in known}
+    return _build(RunConfig, flattened, ""), others
 
 
 def _checked(parse: Callable[[], Any], source: str) -> dict[str, Any]:
@@ -120,16 +121,6 @@ def _check_options(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def _first(section: str) -> str:
     return str(dataclasses.fields(field_types()[section])[0].name)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _build(section: Any, flat: Mapping[str, Any], prefix: str) -> Any:

@@ -39,6 +39,17 @@ def _collect(section: Any, prefix: str, found: dict[str, Any]) -> None:
             _collect(hints[field.name], f"{prefix}{field.name}.", found)
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
 def describe_type(hint: Any) -> str:
     """What a setting may be, for people: "a whole number or null"."""
     if typing.get_origin(hint) is Literal:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from glass.config import RunConfig
+from glass.configuration import flat
 from glass.evaluation import RankMetrics, Targets, rank_metrics, read_predictions
 from glass.evaluation.results import COUNTERPARTS
 from glass.evaluation.seeds import (
@@ -95,26 +95,19 @@ def _same_targets(runs: Sequence[Run]) -> Targets:
 
 def _groups(runs: Sequence[Run]) -> tuple[tuple[str, ...], dict[tuple[str, ...], list[Run]]]:
     """Names of the settings that differ, and the runs by their values."""
-    flat = [_flat(asdict(run.config)) for run in runs]
+    every = [
+        {name: json.dumps(value) for name, value in flat(asdict(run.config)).items()}
+        for run in runs
+    ]
     differing = tuple(
         name
-        for name in flat[0]
-        if name not in _NOT_SETTINGS and len({values[name] for values in flat}) > 1
+        for name in every[0]
+        if name not in _NOT_SETTINGS and len({values[name] for values in every}) > 1
     )
     groups: dict[tuple[str, ...], list[Run]] = {}
-    for run, values in zip(runs, flat, strict=True):
+    for run, values in zip(runs, every, strict=True):
         groups.setdefault(tuple(values[name] for name in differing), []).append(run)
     return differing, groups
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = json.dumps(value)
-    return found
 
 
 def _rank(runs: Sequence[Run], targets: Targets) -> dict[str, dict[int, RankMetrics]]:

@@ -60,11 +60,12 @@ class CausalStack:
 
     def states(self, x: Tensor, layout: Jagged) -> Tensor:
         """States [T, C] of tokens x [T, C]."""
-        length = layout.longest
-        if length > self.biases.shape[1] // 2 + 1:
-            self.biases = _causal(self.position, length)
-        most = self.biases.shape[1] // 2 + 1
-        bias = self.biases[:, most - length : most + length - 1]
+        # Threads share this object: what one reads must be of one moment.
+        length, biases = layout.longest, self.biases
+        if length > biases.shape[1] // 2 + 1:
+            self.biases = biases = _causal(self.position, length)
+        most = biases.shape[1] // 2 + 1
+        bias = biases[:, most - length : most + length - 1]
         valid = None
         if layout.slots is not None:
             valid = layout.pad(x.new_ones(len(x), dtype=torch.bool))
@@ -95,25 +96,25 @@ class HstuStack:
         self._max_tokens = layers[0].max_tokens
         self._norm = norm
         self._biases = [bias for bias in backbone.biases if isinstance(bias, Bias)]
-        self._make(1)
+        self._made = self._make(1)
 
-    def _make(self, length: int) -> None:
-        """For histories of up to `length` tokens."""
-        self._positions = [bias.position(length, length) for bias in self._biases]
-        like = self._positions[0]
-        self._mask = torch.full_like(like[0, 0], 1 / self._max_tokens).tril()
+    def _make(self, length: int) -> tuple[list[Tensor], Tensor]:
+        """Position biases [1, H, N, N] of all layers and the mask [N, N] of N = `length` tokens."""
+        positions = [bias.position(length, length) for bias in self._biases]
+        return positions, torch.full_like(positions[0][0, 0], 1 / self._max_tokens).tril()
 
     def states(self, x: Tensor, layout: Jagged, times: Times | None) -> Tensor:
         """States [T, C] of tokens x [T, C]."""
         length, (heads, dim) = layout.longest, self._heads
-        if length > len(self._mask):
-            self._make(length)
-        mask, inner = self._mask[:length, :length], heads * dim
+        positions, mask = self._made  # together, since threads share this object
+        if length > len(mask):
+            self._made = positions, mask = self._make(length)
+        mask, inner = mask[:length, :length], heads * dim
         passed = None
         if times is not None:
             passed = time_buckets(times.asked[:, :, None] - times.seen[:, None, :])
         shape = (layout.size, length, 3, heads, dim)
-        for layer, bias, position in zip(self._layers, self._biases, self._positions, strict=True):
+        for layer, bias, position in zip(self._layers, self._biases, positions, strict=True):
             norm, inputs, output = layer
             projected = F.silu(F.linear(norm(x), inputs), inplace=True)
             together = layout.pad(projected[:, inner:]).view(shape).permute(2, 0, 3, 1, 4)
