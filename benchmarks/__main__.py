@@ -33,6 +33,7 @@ from benchmarks import (
     trie_decode,
     trie_growth,
     trie_step,
+    union,
 )
 from benchmarks.machine import Floors, describe, measure_floors
 from benchmarks.output import Row, format_table, write_csv
@@ -68,6 +69,7 @@ MODULES = (
     recursive_assignment,
     intrr_training,
     intrr_generation,
+    union,
 )
 JOBS = {
     module.__name__.rpartition(".")[2]: Job(module.run, module.plot, module.__doc__)

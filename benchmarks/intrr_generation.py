@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matplotlib import pyplot as plt
 
@@ -13,9 +14,8 @@ from benchmarks.intrr_models import BACKBONES, SIDES, Setup, make_histories, mak
 from benchmarks.machine import Floors, pages_kept
 from benchmarks.output import Row, draw_growth, number, save_figure
 from benchmarks.timing import interleaved
-from glass.data.sequences import SequenceBatch
 from glass.generation import Beams, generate
-from glass.models.sequence import SequenceModel
+from glass.systems.base import Model
 from glass_kernels import SidTrie, use_backend
 
 BEAMS = (10, 15, 20, 25, 30, 50)
@@ -24,7 +24,7 @@ QUICK = [Setup("transformer", 1)]
 FULL = [Setup(backbone, users) for backbone in BACKBONES for users in (1, 32)]
 
 
-def check(name: str, model: SequenceModel, batch: SequenceBatch, trie: SidTrie, beams: int) -> None:
+def check(name: str, model: Model, batch: Any, trie: SidTrie, beams: int) -> None:
     """Scores on the best backends against those on the references.
 
     Raises DiffersError.
@@ -37,7 +37,7 @@ def check(name: str, model: SequenceModel, batch: SequenceBatch, trie: SidTrie, 
         raise DiffersError(f"{name}: scores differ by {worst:.1e} from the reference's")
 
 
-def _nth(search: Callable[[SequenceBatch], Beams], batches: list[SequenceBatch], n: int) -> Beams:
+def in_turn(search: Callable[[Any], Beams], batches: list[Any], n: int) -> Beams:
     """Batches take turns."""
     return search(batches[n % len(batches)])
 
@@ -55,7 +55,7 @@ def rows_of(setup: Setup, quick: bool) -> list[Row]:
     rows = []
     for width in (10, 50) if quick else BEAMS:
         sides: dict[str, Callable[[int], object]] = {
-            name: partial(_nth, partial(search, beam_width=width), batches[name])
+            name: partial(in_turn, partial(search, beam_width=width), batches[name])
             for name, search in searches.items()
         }
         with pages_kept():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from benchmarks.searches import make_codes
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
 from glass.models.sequence import SequenceModel, model_class
+from glass.systems.base import Model
 
 ITEMS, LEVELS, MAX_ITEMS = 12_101, (256, 256, 256, 256), 32
 Backbone = Literal["transformer", "hstu"]
@@ -92,7 +93,7 @@ def newest(batch: SequenceBatch) -> SequenceBatch:
     return SequenceBatch.of_histories(batch.items, batch.offsets)
 
 
-def loss_and_norms(model: SequenceModel, batch: SequenceBatch) -> tuple[float, dict[str, Tensor]]:
+def loss_and_norms(model: Model, batch: Any) -> tuple[float, dict[str, Tensor]]:
     """Loss, and every parameter's gradient."""
     model.zero_grad()
     loss = model(batch).loss

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,8 +21,7 @@ from benchmarks.intrr_models import (
 from benchmarks.machine import Floors, pages_kept, peak_extra_mib
 from benchmarks.output import Row, number, plot_bars
 from benchmarks.timing import interleaved
-from glass.data.sequences import SequenceBatch
-from glass.models.sequence import SequenceModel
+from glass.systems.base import Model
 from glass_kernels import use_backend
 
 LOSS_TOLERANCE = 1e-4
@@ -35,7 +35,7 @@ FULL = [
 ]
 
 
-def check(name: str, model: SequenceModel, batch: SequenceBatch) -> None:
+def check(name: str, model: Model, batch: Any) -> None:
     """Loss and gradients on the best backends against those on the references.
 
     Raises DiffersError.
@@ -51,7 +51,7 @@ def check(name: str, model: SequenceModel, batch: SequenceBatch) -> None:
             raise DiffersError(f"{name}: gradient of {key} differs by {error:.1e}")
 
 
-def make_step(model: SequenceModel, batches: list[SequenceBatch]) -> Callable[[int], None]:
+def make_step(model: Model, batches: list[Any]) -> Callable[[int], None]:
     """Forward, backward, AdamW."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
