@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib import pyplot as plt
 
@@ -15,8 +15,10 @@ from benchmarks.machine import Floors, pages_kept
 from benchmarks.output import Row, draw_growth, number, save_figure
 from benchmarks.timing import interleaved
 from glass.generation import Beams, generate
-from glass.systems.base import Model
 from glass_kernels import SidTrie, use_backend
+
+if TYPE_CHECKING:
+    from glass.systems.base import Model
 
 BEAMS = (10, 15, 20, 25, 30, 50)
 SCORE_TOLERANCE = 1e-4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from benchmarks.searches import make_codes
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
 from glass.models.sequence import SequenceModel, model_class
-from glass.systems.base import Model
+
+if TYPE_CHECKING:
+    from glass.systems.base import Model
 
 ITEMS, LEVELS, MAX_ITEMS = 12_101, (256, 256, 256, 256), 32
 Backbone = Literal["transformer", "hstu"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,8 +21,10 @@ from benchmarks.intrr_models import (
 from benchmarks.machine import Floors, pages_kept, peak_extra_mib
 from benchmarks.output import Row, number, plot_bars
 from benchmarks.timing import interleaved
-from glass.systems.base import Model
 from glass_kernels import use_backend
+
+if TYPE_CHECKING:
+    from glass.systems.base import Model
 
 LOSS_TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -25,8 +25,10 @@ from glass.generation import generate
 from glass.models import Glass, GlassIntrr, SearchingModel
 from glass.models.glass_intrr import GlassIntrrConfig
 from glass.models.sequence import model_class
-from glass.systems.base import Model
 from glass_kernels import SidTrie
+
+if TYPE_CHECKING:
+    from glass.systems.base import Model
 
 SIZES = LEVELS[128]
 BEAMS, NEWEST, BATCHES = 20, 50, 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from glass.config import EvalConfig, ModelConfig, RunConfig, SequenceConfig, TrainConfig
-from glass.data.prepare import check_config as check_data_config
+from glass.data.preparation import check_config as check_data_config
 from glass.sid.builder import check_sid_config
 from glass.systems import TRAINED
 from glass.training.metric import cut_off

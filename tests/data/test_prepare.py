@@ -16,10 +16,9 @@ import pytest
 
 from glass.config import DataConfig
 from glass.data import Dataset, prepare
-from glass.data import prepare as prepare_function
+from glass.data import preparation as prepare_module
 from glass.data.store import FILES, MANIFEST
 
-prepare_module = sys.modules[prepare_function.__module__]
 EVENTS = [
     ("b", "y", 1),
     ("b", "x", 1),
@@ -236,11 +235,10 @@ class TestInterruption:
     def test_killed_process_leaves_no_data_set(self, table: Writer) -> None:
         config = table(EVENTS)
         code = (
-            "import os, signal, sys\n"
+            "import os, signal\n"
             "from glass.config import DataConfig\n"
-            "from glass.data import prepare\n"
-            "module = sys.modules['glass.data.prepare']\n"
-            "module.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "from glass.data import preparation, prepare\n"
+            "preparation.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             f"prepare(DataConfig(**{dataclasses.asdict(config)!r}))\n"
         )
         root = Path(__file__).parents[2]
