@@ -16,6 +16,7 @@ from benchmarks.agreement import float32_close
 from benchmarks.contest import Contest, Run
 from benchmarks.hard_search import backend_of
 from benchmarks.machine import Floors
+from benchmarks.moving import moved
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import codebook_assign
 
@@ -195,7 +196,7 @@ def products(backward: bool) -> Run:
 
     def product(a: Tensor, b: Tensor) -> Tensor:
         shape = (a.shape[0], b.shape[1])
-        return torch.mm(a, b, out=buffers.setdefault(shape, torch.empty(shape)))
+        return torch.mm(a, b, out=buffers.setdefault(shape, a.new_empty(shape)))
 
     def run(batch: Assignment) -> Tensor:
         with torch.no_grad():
@@ -219,7 +220,7 @@ def agree(name: str, got: Any, truth: Any, batch: Assignment) -> None:
     float32_close(name, (largest[0], *got[1:]), (largest[1], *truth[1:]), batch)
 
 
-def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
+def make_contest(setup: Setup, num_batches: int = BATCHES, *, device: str = "cpu") -> Contest:
     run = partial(passes, backward=setup.backward)
     reference = run(partial(ours, backend="reference"))
     compiled: dict[str, Run] = {}
@@ -228,7 +229,7 @@ def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
         for name in COMPILED:
             compiled[name] = run(torch.compile(FORMS[name], dynamic=False, fullgraph=True))
     return Contest(
-        [make_assignment(setup, seed) for seed in range(num_batches)],
+        [moved(make_assignment(setup, seed), device) for seed in range(num_batches)],
         reference=lambda batch: reference(batch.double()),
         ours=run(ours),
         plain={name: run(form) for name, form in FORMS.items()},

@@ -38,7 +38,7 @@ class Form:
 
 
 def _index(users: Tensor, tiers: Tensor, num_tiers: int) -> Tensor:
-    codes = torch.arange(tiers.shape[1])
+    codes = torch.arange(tiers.shape[1], device=tiers.device)
     return ((users[:, None] * tiers.shape[1] + codes) * num_tiers + tiers).view(-1)
 
 
@@ -53,17 +53,18 @@ def by_bincount(users: Tensor, lengths: Tensor, tiers: Tensor, num_tiers: int) -
 
 
 def by_scatter(users: Tensor, lengths: Tensor, tiers: Tensor, num_tiers: int) -> Tensor:
-    counts = torch.zeros(len(lengths) * tiers.shape[1] * num_tiers)
+    size = len(lengths) * tiers.shape[1] * num_tiers
+    counts = torch.zeros(size, device=tiers.device)
     index = _index(users, tiers, num_tiers)
-    counts.scatter_add_(0, index, torch.ones(()).expand(index.shape))
+    counts.scatter_add_(0, index, counts.new_ones(()).expand(index.shape))
     return _shares(counts.view(len(lengths), -1, num_tiers), lengths)
 
 
 def by_index_add(users: Tensor, lengths: Tensor, tiers: Tensor, num_tiers: int) -> Tensor:
     """A one-hot column at a time: the whole one-hot tensor would be N times larger."""
+    empty = torch.zeros(len(lengths), tiers.shape[1], device=users.device)
     counts = [
-        torch.zeros(len(lengths), tiers.shape[1]).index_add_(0, users, (tiers == i).float())
-        for i in range(num_tiers)
+        torch.zeros_like(empty).index_add_(0, users, (tiers == i).float()) for i in range(num_tiers)
     ]
     return _shares(torch.stack(counts, -1), lengths)
 
@@ -134,7 +135,7 @@ def one_hot_form(table: Tensor, num_tiers: int) -> Form | None:
     """
     if table.numel() * num_tiers * 4 > MOST_ONE_HOT_BYTES:
         return None
-    rows = (table[..., None] == torch.arange(num_tiers)).float().flatten(1)
+    rows = (table[..., None] == torch.arange(num_tiers, device=table.device)).float().flatten(1)
 
     def bag(ids: Tensor, offsets: Tensor, lengths: Tensor) -> Tensor:
         sums = torch.nn.functional.embedding_bag(

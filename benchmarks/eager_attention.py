@@ -67,7 +67,7 @@ def gathered(layer: Layer, *, trim: bool) -> Gathered:
     positions, lengths = layer.positions.flatten(0, 1), layer.lengths.flatten()
     if trim:
         positions = positions[:, : max(int(lengths.max()), 1)]
-    filled = torch.arange(positions.shape[1]) < lengths[:, None]
+    filled = torch.arange(positions.shape[1], device=lengths.device) < lengths[:, None]
     tokens = layer.tokens[positions.clamp(min=0)].flatten(1)
     present = filled.repeat_interleave(layer.tokens.shape[1], dim=1)
     return Gathered(tokens, present, lengths == 0)
@@ -131,7 +131,7 @@ def by_length(layer: Layer, form: Callable[[Layer], Tensor], parts: int = 8) -> 
     query, positions = (x.flatten(0, 1)[order] for x in (layer.query, layer.positions))
     lengths = layer.lengths.flatten()[order]
     out = []
-    for part in torch.arange(len(order)).chunk(parts):
+    for part in torch.arange(len(order), device=order.device).chunk(parts):
         inputs = {"query": query[part], "positions": positions[part], "lengths": lengths[part]}
         one = replace(layer, **{name: value[None] for name, value in inputs.items()})
         out.append(form(one)[0])

@@ -31,8 +31,8 @@ class Fill:
     @classmethod
     def of(cls, neighbours: Tensor, min_items: int) -> Fill:
         num_codes, count = neighbours.shape
-        rows = torch.arange(num_codes)
-        priority = torch.zeros(num_codes, num_codes + 1, dtype=torch.int32)
+        rows = torch.arange(num_codes, device=neighbours.device)
+        priority = neighbours.new_zeros(num_codes, num_codes + 1, dtype=torch.int32)
         for rank in reversed(range(count)):
             priority[rows, neighbours[:, rank].long()] = count - rank
         priority[rows, rows] = count + 1
@@ -41,7 +41,7 @@ class Fill:
 
 def newest_by_topk(hit: Tensor, max_items: int, dtype: torch.dtype) -> Found:
     """Of bool [R, L]; `dtype` is what is sorted."""
-    places = torch.arange(hit.shape[1], dtype=dtype)
+    places = torch.arange(hit.shape[1], dtype=dtype, device=hit.device)
     score = torch.where(hit, places, places.new_full((), -1))
     top = score.topk(min(max_items, hit.shape[1]), dim=1).values.long()
     top = torch.nn.functional.pad(top, (0, max_items - top.shape[1]), value=-1)
@@ -52,7 +52,7 @@ def newest_by_nonzero(hit: Tensor, max_items: int) -> Found:
     """Each hit's slot is the number of hits after it."""
     rows, places = hit.nonzero(as_tuple=True)
     lengths = torch.bincount(rows, minlength=len(hit))
-    slots = lengths.cumsum(0)[rows] - 1 - torch.arange(len(rows))
+    slots = lengths.cumsum(0)[rows] - 1 - torch.arange(len(rows), device=rows.device)
     kept = slots < max_items
     found = places.new_full((len(hit), max_items), -1)
     found[rows[kept], slots[kept]] = places[kept]
@@ -63,7 +63,7 @@ def newest_with_neighbours(histories: Tensor, codes: Tensor, fill: Fill, max_ite
     """Of codes [R] in `padded_index` [R, L]: own events, then neighbours', up to `min_items`."""
     length = histories.shape[1]
     priority = fill.priority[codes].gather(1, histories)
-    places = torch.arange(length, dtype=torch.int32)
+    places = torch.arange(length, dtype=torch.int32, device=histories.device)
     score = torch.where(priority > 0, priority * length + places, -1)
     top = score.topk(min(fill.min_items, max_items, length), dim=1).values.long()
     places = torch.where(top >= 0, top % length, -1)
@@ -76,7 +76,7 @@ def search_all(
 ) -> tuple[Tensor, Tensor]:
     """`newest` of every query, or of every distinct pair of user and code."""
     padded, query = batch.padded, batch.query
-    users = torch.arange(len(query))[:, None].expand_as(query).flatten()
+    users = torch.arange(len(query), device=query.device)[:, None].expand_as(query).flatten()
     codes, back = query.flatten(), None
     if distinct:
         span = int(codes.max()) + 1

@@ -15,6 +15,7 @@ from benchmarks.agreement import float32_close
 from benchmarks.contest import Contest, Run
 from benchmarks.hard_search import backend_of
 from benchmarks.machine import Floors
+from benchmarks.moving import moved
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import gated_fusion
 
@@ -146,7 +147,7 @@ def passes(function: Form, backward: bool) -> Run:
     return both if backward else forward
 
 
-def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
+def make_contest(setup: Setup, num_batches: int = BATCHES, *, device: str = "cpu") -> Contest:
     run = partial(passes, backward=setup.backward)
     literal = run(partial(ours, backend="reference"))
     compiled: dict[str, Run] = {}
@@ -155,7 +156,7 @@ def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
         for name in COMPILED:
             compiled[name] = run(torch.compile(FORMS[name], dynamic=False, fullgraph=True))
     return Contest(
-        [make_fusion(setup, seed) for seed in range(num_batches)],
+        [moved(make_fusion(setup, seed), device) for seed in range(num_batches)],
         reference=lambda batch: literal(batch.double()),
         ours=run(ours),
         plain={name: run(form) for name, form in FORMS.items()},

@@ -17,6 +17,7 @@ from benchmarks.eager_attention import FORMS, Layer, projected_rows
 from benchmarks.hard_search import TAU, backend_of
 from benchmarks.histories import make_batch
 from benchmarks.machine import Floors
+from benchmarks.moving import moved
 from benchmarks.output import Row, number, plot_bars
 from benchmarks.searches import LEVELS, make_codes, make_neighbours, make_searches
 from glass_kernels import bucket_history, hard_search, hard_search_attention
@@ -113,11 +114,11 @@ def passes(function: Callable[[Layer], Tensor], backward: bool) -> Run:
     return both if backward else forward
 
 
-def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
+def make_contest(setup: Setup, num_batches: int = BATCHES, *, device: str = "cpu") -> Contest:
     run = partial(passes, backward=setup.backward)
     literal = run(partial(over_tables, backend="reference"))
     return Contest(
-        [make_layer(setup, seed) for seed in range(num_batches)],
+        [moved(make_layer(setup, seed), device) for seed in range(num_batches)],
         reference=lambda layer: literal(layer.double()),
         ours=run(partial(over_tables, backend=None)),
         plain={name: run(form) for name, form in FORMS.items()},
@@ -138,9 +139,11 @@ def work(setup: Setup, layer: Layer) -> tuple[float, float]:
     table's projections, and scores and sums of every query with every distinct token of its set;
     the backward has twice the products (and the scores once more, which are not counted).
     """
-    filled = torch.arange(layer.positions.shape[2]) < layer.lengths[..., None]
+    slots = torch.arange(layer.positions.shape[2], device=layer.positions.device)
+    filled = slots < layer.lengths[..., None]
     tokens = layer.tokens[layer.positions.clamp(min=0)]
-    marks = torch.zeros(*layer.lengths.shape, len(layer.embeddings) + 1, dtype=torch.bool)
+    shape = (*layer.lengths.shape, len(layer.embeddings) + 1)
+    marks = layer.lengths.new_zeros(shape, dtype=torch.bool)
     tokens = torch.where(filled[..., None], tokens, len(layer.embeddings))
     marks.scatter_(2, tokens.flatten(2), True)
     distinct = int(marks[..., :-1].sum())

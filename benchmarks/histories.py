@@ -31,19 +31,19 @@ class Batch:
     @cached_property
     def users(self) -> Tensor:
         """int64 [T], the user of every event."""
-        return torch.repeat_interleave(torch.arange(len(self.lengths)), self.lengths)
+        return torch.repeat_interleave(
+            torch.arange(len(self.lengths), device=self.lengths.device), self.lengths
+        )
 
     @cached_property
     def inside(self) -> Tensor:
         """bool [B, L]: where the padded form has an event."""
-        return torch.arange(int(self.lengths.max())) < self.lengths[:, None]
+        return torch.arange(int(self.lengths.max()), device=self.ids.device) < self.lengths[:, None]
 
     @cached_property
     def padded(self) -> Tensor:
         """int64 [B, L], 0 after a history's end."""
-        return torch.zeros(self.inside.shape, dtype=torch.int64).masked_scatter_(
-            self.inside, self.ids
-        )
+        return self.ids.new_zeros(self.inside.shape).masked_scatter_(self.inside, self.ids)
 
     @property
     def waste(self) -> float:

@@ -46,9 +46,11 @@ class Static:
             offsets = trie.child_offsets[level].long()
             of_level = trie.child_codes[level].long()
             if level < DENSE_LEVELS:
-                table = torch.full((len(offsets) - 1, CODES), -1)
-                parents = torch.arange(len(offsets) - 1).repeat_interleave(offsets.diff())
-                table[parents, of_level] = torch.arange(len(of_level))
+                table = offsets.new_full((len(offsets) - 1, CODES), -1)
+                parents = torch.arange(len(offsets) - 1, device=offsets.device)
+                parents = parents.repeat_interleave(offsets.diff())
+                nodes = torch.arange(len(of_level), device=offsets.device)
+                table[parents, of_level] = nodes
                 tables.append(table)
                 continue
             starts.append(offsets)
@@ -60,7 +62,7 @@ class Static:
         """(codes, next states, whether it is a child) [B, W, most] of a sparse level."""
         at = level - DENSE_LEVELS
         first = self.starts[at][states]
-        places = first[..., None] + torch.arange(self.most[at])
+        places = first[..., None] + torch.arange(self.most[at], device=first.device)
         return self.codes[at][places], places, places < self.starts[at][states + 1][..., None]
 
     def legal(self, level: int, states: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class Static:
         if level < DENSE_LEVELS:
             return self.tables[level][states] >= 0
         codes, _, inside = self.row(level, states)
-        mask = torch.zeros(*states.shape, CODES + 1, dtype=torch.bool)
+        mask = states.new_zeros(*states.shape, CODES + 1, dtype=torch.bool)
         mask.scatter_(2, torch.where(inside, codes, CODES), True)
         return mask[..., :CODES]
 
@@ -81,7 +83,7 @@ class Static:
             following = self.tables[level][alive]
         else:
             codes, places, inside = self.row(level, alive)
-            following = torch.full((*states.shape, CODES + 1), -1)
+            following = states.new_full((*states.shape, CODES + 1), -1)
             following.scatter_(2, torch.where(inside, codes, CODES), places)
             following = following[..., :CODES]
         total = log_probs(logits, following >= 0, mask) + scores[..., None]
@@ -124,8 +126,8 @@ class Static:
 
 def start(batch: Decoding) -> tuple[Tensor, Tensor]:
     """Scores and states of the root."""
-    size = batch.requests
-    return torch.zeros(size, 1), torch.zeros(size, 1, dtype=torch.int64)
+    scores = batch.logits[0].new_zeros(batch.requests, 1)
+    return scores, scores.new_zeros(scores.shape, dtype=torch.int64)
 
 
 def trace(steps: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -152,7 +154,7 @@ class PrefixTable:
 
     def decode(self, batch: Decoding) -> Found:
         scores, _ = start(batch)
-        sids = torch.zeros(batch.requests, 1, 0, dtype=torch.int64)
+        sids = scores.new_zeros(batch.requests, 1, 0, dtype=torch.int64)
         for logits in batch.logits:
             legal = torch.zeros_like(logits, dtype=torch.bool)
             for request, beams in enumerate(sids.tolist()):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import faiss
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from benchmarks.agreement import Agree, DiffersError
 from benchmarks.contest import Contest, Run
 from benchmarks.hard_search import backend_of
 from benchmarks.machine import Floors
+from benchmarks.moving import moved
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import residual_quantize
 
@@ -64,7 +64,7 @@ class Catalogue:
     @property
     def checked(self) -> Tensor:
         """The rows whose codes are compared."""
-        return torch.arange(0, len(self.x), max(1, len(self.x) // CHECKED))
+        return torch.arange(0, len(self.x), max(1, len(self.x) // CHECKED), device=self.x.device)
 
 
 def blocks(values: Tensor) -> list[Tensor]:
@@ -123,6 +123,8 @@ FORMS: dict[str, Block] = {
 
 def by_faiss(batch: Catalogue) -> Tensor:
     """An exact index a level, which searches all residuals at once."""
+    import faiss  # not everywhere where the other sides run
+
     faiss.omp_set_num_threads(torch.get_num_threads())
     residual, codes = batch.x, []
     for codebook in batch.codebooks.unbind():
@@ -135,7 +137,7 @@ def by_faiss(batch: Catalogue) -> Tensor:
 
 def products(batch: Catalogue) -> Tensor:
     """The products of all levels into one small buffer: a floor, not a result."""
-    out = torch.empty(BLOCK, batch.codebooks.shape[1])
+    out = batch.x.new_empty(BLOCK, batch.codebooks.shape[1])
     for rows in blocks(batch.x):
         for codebook in batch.codebooks.unbind():
             torch.mm(rows, codebook.T, out=out[: len(rows)])
@@ -153,7 +155,7 @@ def agree(share: float) -> Agree:
     return check
 
 
-def make_contest(setup: Setup, num_batches: int = 1) -> Contest:
+def make_contest(setup: Setup, num_batches: int = 1, *, device: str = "cpu") -> Contest:
     def reference(batch: Catalogue) -> Tensor:
         return residual_quantize(batch.x[batch.checked], batch.codebooks, backend="reference")
 
@@ -163,12 +165,12 @@ def make_contest(setup: Setup, num_batches: int = 1) -> Contest:
         block = torch.compile(FORMS["addmm"], dynamic=False, fullgraph=True)
         compiled["addmm"] = in_blocks(block)
     return Contest(
-        [make_catalogue(setup, seed) for seed in range(num_batches)],
+        [moved(make_catalogue(setup, seed), device) for seed in range(num_batches)],
         reference=reference,
         ours=lambda batch: residual_quantize(batch.x, batch.codebooks),
         plain={name: in_blocks(block) for name, block in FORMS.items()},
         compiled=compiled,
-        others={"faiss": by_faiss},
+        others={"faiss": by_faiss} if device == "cpu" else {},
         yardsticks={"GEMM": products},
         agree=agree(SHARE),
         ours_agree=agree(0.0),

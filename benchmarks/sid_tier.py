@@ -13,6 +13,7 @@ from benchmarks.contest import Contest, Run
 from benchmarks.eager import compiled_forms, one_hot_form, table_forms
 from benchmarks.histories import Batch, make_batch, make_table
 from benchmarks.machine import Floors
+from benchmarks.moving import moved
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import sid_tier
 
@@ -56,13 +57,16 @@ def index_select_of(table: Tensor) -> Run:
     return lambda batch: torch.index_select(table, 0, batch.ids, out=rows)
 
 
-def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
-    table = make_table(setup.items, setup.codes, setup.tiers)
+def make_contest(
+    setup: Setup, num_batches: int = BATCHES, *, device: str = "cpu", backend: str | None = "cpp"
+) -> Contest:
+    table = make_table(setup.items, setup.codes, setup.tiers).to(device)
     batches = [
-        make_batch(setup.histories, setup.users, setup.items, seed) for seed in range(num_batches)
+        moved(make_batch(setup.histories, setup.users, setup.items, seed), device)
+        for seed in range(num_batches)
     ]
 
-    def run(batch: Batch, backend: str) -> Tensor:
+    def run(batch: Batch, backend: str | None) -> Tensor:
         return sid_tier(batch.ids, batch.offsets, table, setup.tiers, backend=backend)
 
     plain = table_forms(table, setup.tiers, max(batch.waste for batch in batches))
@@ -70,7 +74,7 @@ def make_contest(setup: Setup, num_batches: int = BATCHES) -> Contest:
     return Contest(
         batches,
         reference=lambda batch: run(batch, "reference"),
-        ours=lambda batch: run(batch, "cpp"),
+        ours=lambda batch: run(batch, backend),
         plain=plain,
         compiled=compiled_forms(plain) if setup.compiled else {},
         others={"embedding_bag": bag} if bag else {},

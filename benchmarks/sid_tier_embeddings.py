@@ -13,6 +13,7 @@ from benchmarks.contest import Contest
 from benchmarks.eager import compiled_forms, vector_forms
 from benchmarks.histories import Batch, make_batch, make_edges, make_vectors
 from benchmarks.machine import Floors
+from benchmarks.moving import moved
 from benchmarks.output import Row, number, plot_bars
 from glass_kernels import sid_tier_from_embeddings
 
@@ -47,12 +48,17 @@ def floor_of(floors: Floors, setup: Setup, events: int) -> float:
     return floors.ms(num_bytes=num_bytes, flops=2.0 * events * setup.dim * setup.codes)
 
 
-def make_contest(setup: Setup, *, compiled: bool = True) -> Contest:
-    vectors, prototypes = make_vectors(setup.items, setup.dim, setup.codes)
-    edges = make_edges(setup.tiers)
-    batches = [make_batch("paper", setup.users, setup.items, seed) for seed in range(BATCHES)]
+def make_contest(
+    setup: Setup, *, compiled: bool = True, device: str = "cpu", backend: str | None = "cpp"
+) -> Contest:
+    vectors, prototypes = moved(make_vectors(setup.items, setup.dim, setup.codes), device)
+    edges = make_edges(setup.tiers).to(device)
+    batches = [
+        moved(make_batch("paper", setup.users, setup.items, seed), device)
+        for seed in range(BATCHES)
+    ]
 
-    def run(batch: Batch, backend: str) -> Tensor:
+    def run(batch: Batch, backend: str | None) -> Tensor:
         return sid_tier_from_embeddings(
             batch.ids, batch.offsets, vectors, prototypes, edges, backend=backend
         )
@@ -61,7 +67,7 @@ def make_contest(setup: Setup, *, compiled: bool = True) -> Contest:
     return Contest(
         batches,
         reference=lambda batch: run(batch, "reference"),
-        ours=lambda batch: run(batch, "cpp"),
+        ours=lambda batch: run(batch, backend),
         plain=plain,
         compiled=compiled_forms(plain) if compiled else {},
         agree=tiers_close(SHARE),

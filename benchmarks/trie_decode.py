@@ -76,7 +76,7 @@ def ranks_alike(name: str, got: Found, truth: Found, _: object) -> None:
     if not float(error.max()) <= ROUNDING:  # also where it is not a number
         raise DiffersError(f"{name}: scores differ from the reference by {float(error.max()):.1e}")
     apart = (scores[:, :-1] - scores[:, 1:]) > ROUNDING
-    edge = torch.ones(len(scores), 1, dtype=torch.bool)
+    edge = dead.new_ones(len(scores), 1)
     # the last one's rival is not among those that were kept
     alone = torch.cat((edge, apart), 1) & torch.cat((apart, ~edge), 1) & ~dead
     if not torch.equal(got[1][alone], truth[1][alone]):
