@@ -20,12 +20,13 @@ MOVIELENS := $(VENV)/.movielens
 # a process a core; tests of one file share its fixtures and so stay together
 SIDE_BY_SIDE := -n auto --maxprocesses=8 --dist=loadfile -p no:benchmark
 
-.PHONY: help run test check lint format bench info data-movielens setup clean
+.PHONY: help run test check gpu-check lint format bench info data-movielens setup clean
 
 help:
 	@echo "make run    prepare, train, evaluate and report $(CONFIG) (CONFIG=... for another)"
 	@echo "make test   all tests but the next"
 	@echo "make check  sanitizers, and GPU kernels compiled or run without a GPU"
+	@echo "make gpu-check  build, test, sanitize and time on the card that is here (PARTS=... for some)"
 	@echo "make lint   ruff, mypy and clang-format"
 	@echo "make bench  verify, then time the operations"
 	@echo "make info   what is built, what is available, and why not"
@@ -64,6 +65,12 @@ test: $(READY)
 check: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m static $(SIDE_BY_SIDE)
 
+# a Python that sees a card, with what is installed there; else the one that is set up here
+gpu-check:
+	@if python3 -c 'import sys, torch, triton; sys.exit(not torch.cuda.is_available())' 2>/dev/null; \
+	then python3 -m benchmarks.gpu_check $(PARTS); \
+	else $(MAKE) setup && $(BIN)/python -m benchmarks.gpu_check $(PARTS); fi
+
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet . || \
@@ -85,5 +92,5 @@ info: $(READY)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info glass_kernels/_*.so glass_kernels/_build.txt
-	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .gpu_check
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
