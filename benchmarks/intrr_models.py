@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.output import Row
 from benchmarks.searches import make_codes
 from glass.config import SequenceConfig
+from glass.data.batches import distinct_items
 from glass.data.sequences import SequenceBatch
 from glass.models.sequence import SequenceModel, model_class
 
@@ -81,12 +82,21 @@ def make_histories(users: int, items: int, seed: int) -> SequenceBatch:
     ).view(users, -1)[:, -items - 1 :]
     offsets = torch.arange(users + 1) * items
     read = drawn[:, :-1].flatten()
-    batch = SequenceBatch.of_histories(read, offsets)
+    targets = drawn[:, 1:].reshape(-1, 1).contiguous()
+    return predicting(SequenceBatch.of_histories(read, offsets), targets)
+
+
+def predicting(batch: SequenceBatch, targets: Tensor) -> SequenceBatch:
+    """Every event predicts one of `targets` int64 [T, 1]; with what a collator looks up."""
+    distinct, place = distinct_items(batch.items)
     return replace(
         batch,
-        states=torch.arange(len(read)),
-        owners=torch.arange(users).repeat_interleave(items),
-        targets=drawn[:, 1:].reshape(-1, 1).contiguous(),
+        states=torch.arange(len(batch.items)),
+        owners=torch.arange(len(batch)).repeat_interleave(batch.lengths),
+        targets=targets,
+        distinct=distinct,
+        place=place,
+        present=(targets >= 0).nonzero().T.contiguous(),
     )
 
 

@@ -19,7 +19,7 @@ from benchmarks.timing import interleaved
 from benchmarks.training_step import ITEMS, VECTOR_DIM, make_training_batch
 from benchmarks.training_step import Setup as Histories
 from glass.config import ModelConfig, RunConfig, SequenceConfig
-from glass.data.batches import Batch
+from glass.data.batches import Batch, distinct_items
 from glass.data.sequences import SequenceBatch
 from glass.generation import generate
 from glass.models import Glass, GlassIntrr, SearchingModel
@@ -110,7 +110,9 @@ def make_model(name: str) -> Model:
 
 def make_batch(setup: Setup, seed: int) -> Batch:
     """The newest 50 events, 900 older ones on average, and targets that users repeat."""
-    return make_training_batch(Histories(setup.users, setup.targets), seed, NEWEST)
+    batch = make_training_batch(Histories(setup.users, setup.targets), seed, NEWEST)
+    distinct, place = distinct_items(batch.short_items)
+    return replace(batch, distinct=distinct, place=place)
 
 
 def as_sequences(batch: Batch) -> SequenceBatch:
@@ -118,12 +120,8 @@ def as_sequences(batch: Batch) -> SequenceBatch:
     users = len(batch)
     items = batch.short_items
     read = SequenceBatch.of_histories(items.flatten(), torch.arange(users + 1) * NEWEST)
-    return replace(
-        read,
-        states=torch.arange(items.numel()),
-        owners=torch.arange(users).repeat_interleave(NEWEST),
-        targets=torch.cat((items[:, 1:], batch.targets[:, :1]), dim=1).view(-1, 1),
-    )
+    targets = torch.cat((items[:, 1:], batch.targets[:, :1]), dim=1).view(-1, 1)
+    return intrr_models.predicting(read, targets)
 
 
 def _train(setup: Setup, quick: bool) -> Row:

@@ -70,6 +70,11 @@ class Batch:
     """Whether any short history is shorter than N; without padding no mask is needed."""
     kept: Kept | None = None
     """What need not be made from `long_items`, which may be empty where nothing is."""
+    distinct: Tensor | None = None
+    """int64 [U] different items of the short histories, rising; None: not looked up. Its size
+    depends on what is in the batch: a GPU would have to be waited for."""
+    place: Tensor | None = None
+    """int64 [B, N] of each item in `distinct`; anything where there is none."""
 
     @property
     def device(self) -> torch.device:
@@ -117,6 +122,15 @@ class Batch:
         return self.rows.shape[0]
 
 
+def distinct_items(items: Tensor) -> tuple[Tensor, Tensor]:
+    """Different items int64 [U] of `items` int [B, N], rising, and the place of each in them.
+
+    Padding, which is negative, counts as item 0.
+    """
+    different, place = torch.unique(items.clamp(min=0), return_inverse=True)
+    return different, place
+
+
 def concatenated_ranges(starts: IntArray, lengths: IntArray) -> IntArray:
     """start, start+1, .. for each (start, length), one after another: int64 [sum(lengths)]."""
     ends = np.cumsum(lengths)
@@ -157,6 +171,8 @@ class Collator:
         short_length: newest events that form the short history.
         long_history: "older" than the short history, or "all" events.
         pad_left: pad the short history on the left, so that its newest event comes last.
+        distinct: look up the different items of the short histories too, for a model with one token
+            an item.
     """
 
     def __init__(
@@ -167,6 +183,7 @@ class Collator:
         short_length: int,
         long_history: Literal["older", "all"] = "older",
         pad_left: bool = True,
+        distinct: bool = False,
     ) -> None:
         self.items = dataset.items
         self.times = dataset.times
@@ -176,6 +193,7 @@ class Collator:
         self.short_length = short_length
         self.long_history = long_history
         self.pad_left = pad_left
+        self.distinct = distinct
 
     def __call__(
         self,
@@ -194,9 +212,11 @@ class Collator:
         newest = np.repeat(end - 1, long_end - start)
         visits = self.groups[newest] + 1 - self.groups[events]
         seconds = (self.times[newest] - self.times[events]) * self.has_clock
+        short_items = self._short(end, short)
+        different, place = distinct_items(short_items) if self.distinct else (None, None)
         return Batch(
             rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-            short_items=self._short(end, short),
+            short_items=short_items,
             long_items=torch.from_numpy(long_items.astype(np.int64)),
             long_offsets=torch.from_numpy(offsets.astype(np.int64)),
             long_visits=torch.from_numpy(visits.astype(np.int64)),
@@ -205,6 +225,8 @@ class Collator:
                 self.items, end, self.samples.target_end[rows], max_targets, rng
             ),
             padded=bool((short < short.max(initial=0)).any()),
+            distinct=different,
+            place=place,
         )
 
     def _short(self, end: IntArray, short: IntArray) -> Tensor:

@@ -41,6 +41,14 @@ class SequenceBatch:
     """int64 [P, S] items of the group that follows; -1 pads."""
     longest: int
     """Items of the longest history."""
+    distinct: Tensor | None = None
+    """int64 [U] different items of the histories, rising; None: not looked up, nor `place`."""
+    place: Tensor | None = None
+    """int64 [T] of each item in `distinct`."""
+    present: Tensor | None = None
+    """int64 [2, R] rows and columns of the targets that are none of the padding; None: not looked
+    up. That and `distinct` are found where a batch is made: their sizes depend on what is in it, so
+    that a GPU would have to be waited for, and compilers cannot follow."""
 
     @classmethod
     def of_histories(
@@ -233,16 +241,22 @@ class _Events:
     ) -> SequenceBatch:
         lengths = stop - start
         events = concatenated_ranges(start, lengths)
+        items = self.items[events].astype(np.int64)
+        distinct, place = np.unique(items, return_inverse=True)
+        targets = padded_targets(self.items, predicted.start, predicted.stop, max_targets, rng)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         states = offsets[predicted.owners] + (predicted.start - 1 - start[predicted.owners])
         times = np.zeros(len(events), np.int64) if self.times is None else self.times[events]
         return SequenceBatch(
             rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-            items=torch.from_numpy(self.items[events].astype(np.int64)),
+            items=torch.from_numpy(items),
             offsets=torch.from_numpy(offsets),
             times=torch.from_numpy(times),
             states=torch.from_numpy(states.astype(np.int64)),
             owners=torch.from_numpy(predicted.owners.astype(np.int64)),
-            targets=padded_targets(self.items, predicted.start, predicted.stop, max_targets, rng),
+            targets=targets,
             longest=int(lengths.max(initial=0)),
+            distinct=torch.from_numpy(distinct),
+            place=torch.from_numpy(place),
+            present=(targets >= 0).nonzero().T.contiguous(),
         )

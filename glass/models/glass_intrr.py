@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 import glass_kernels
 from glass.config import ItemSideConfig, ModelConfig, RunConfig, UnionConfig
-from glass.data.batches import Batch
+from glass.data.batches import Batch, distinct_items
 from glass.models.copy_head import Copied
 from glass.models.decoder import DecoderLayer, Retrieval
 from glass.models.item_side import ItemSide
@@ -178,7 +178,9 @@ class GlassIntrr(
         Each distinct item of the batch goes through the item side once.
         """
         align = self.config.alignment > 0
-        items, place = torch.unique(batch.short_items.clamp(min=0), return_inverse=True)
+        items, place = batch.distinct, batch.place
+        if items is None or place is None:
+            items, place = distinct_items(batch.short_items)
         tokens, losses = self.item_tokens(items, align=align)
         tier = None if self.tier is None else self.tier_token(batch)
         x = self._inputs(batch, F.embedding(place, tokens), tier)

@@ -33,6 +33,9 @@ ModelT = TypeVar("ModelT", bound=SearchingModel)
 class EncoderDecoder(System[SettingsT, ModelT]):
     """What systems share whose models read the batches of `Collator`."""
 
+    reads_items = False
+    """Whether the model has a token for each item, and so wants each item of a batch once."""
+
     def decisive(self, config: RunConfig) -> dict[str, Any]:
         every = super().decisive(config)
         return {name: value for name, value in every.items() if name not in _FOR_MEMORY}
@@ -59,6 +62,7 @@ class EncoderDecoder(System[SettingsT, ModelT]):
             short_length=settings.short_length,
             long_history=settings.long_history,
             pad_left=settings.tier_token_last,
+            distinct=self.reads_items,
         )
 
     def tiers(self, model: ModelT) -> TierHistogram | None:
@@ -95,6 +99,8 @@ class GlassSystem(EncoderDecoder[ModelConfig, Glass]):
 
 class UnionSystem(EncoderDecoder[GlassIntrrConfig, GlassIntrr]):
     """A system whose model is `GlassIntrr`."""
+
+    reads_items = True
 
     def settings(self, config: RunConfig) -> GlassIntrrConfig:
         return GlassIntrrConfig.of_run(config)

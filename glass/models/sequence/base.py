@@ -34,6 +34,7 @@ class Pairs:
     states: Tensor  # int64 [R], rows of `batch.states`; they do not fall
     items: Tensor  # int64 [R]
     codes: Tensor  # int64 [R, L]
+    columns: Tensor  # int64 [R], of `batch.targets`
     present: Tensor  # bool [P, S]
 
 
@@ -158,9 +159,10 @@ class SequenceModel(nn.Module, PyTorchModelHubMixin, ABC):
 
     def _pairs(self, batch: SequenceBatch) -> Pairs:
         present = batch.targets >= 0
-        states, column = present.nonzero(as_tuple=True)
-        items = batch.targets[states, column]
-        return Pairs(states, items, self.codes[items].long(), present)
+        places = present.nonzero().T if batch.present is None else batch.present
+        states, columns = places.unbind()
+        items = batch.targets[states, columns]
+        return Pairs(states, items, self.codes[items].long(), columns, present)
 
 
 def at_states(rows: Tensor, states: Tensor) -> Tensor:
@@ -173,6 +175,6 @@ def make_output(
 ) -> Output:
     """Of a loss and the best codes int64 [R, L] of every pair."""
     hits = pairs.present.new_zeros(*pairs.present.shape, best.shape[1])
-    hits[pairs.present] = best == pairs.codes
+    hits = hits.index_put((pairs.states, pairs.columns), best == pairs.codes)
     detached = None if parts is None else {name: part.detach() for name, part in parts.items()}
     return Output(loss, hits, pairs.present, None, detached)

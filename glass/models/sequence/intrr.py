@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glass.config import SequenceConfig
+from glass.data.batches import distinct_items
 from glass.data.sequences import SequenceBatch
 from glass.models.item_side import ItemSide
 from glass.models.kept import Kept
@@ -57,7 +58,9 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
         learns = self.training or align or torch.is_grad_enabled()
         ready, losses = None, None
         if learns:
-            items, place = torch.unique(batch.items, return_inverse=True)
+            items, place = batch.distinct, batch.place
+            if items is None or place is None:
+                items, place = distinct_items(batch.items)
             tokens, losses = self.item_tokens(items, align=align)
         else:
             ready = prepared(self)
