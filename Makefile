@@ -85,7 +85,7 @@ format: $(READY)
 	@$(BIN)/clang-format -i $$(find csrc tests -name '*.cpp' -o -name '*.cu' -o -name '*.h')
 
 bench: $(READY)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks all
 
 info: $(READY)
 	@$(BIN)/python -m glass_kernels.info

@@ -81,10 +81,12 @@ def make_parser() -> argparse.ArgumentParser:
     jobs = "\n".join(f"  {name:<22} {job.summary}" for name, job in JOBS.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description=f"{__doc__}\n\njobs (all, if none is named):\n{jobs}",
+        description=f"{__doc__}\n\njobs:\n{jobs}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("jobs", nargs="*", metavar="job", help="name of a job")
+    parser.add_argument(
+        "jobs", nargs="*", metavar="job", help="name of a job, or all; without one they are listed"
+    )
     parser.add_argument("--list", action="store_true", help="list the jobs and stop")
     parser.add_argument(
         "--quick", action="store_true", help="fewer sizes; about two minutes in all"
@@ -138,10 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 1 if a job could not run or was not right."""
     parser = make_parser()
     options = parser.parse_args(arguments)
-    unknown = set(options.jobs) - set(JOBS)
+    unknown = set(options.jobs) - {"all", *JOBS}
     if unknown:
         parser.error(f"no job is called {', '.join(sorted(unknown))}; there are {', '.join(JOBS)}")
-    if options.list:
+    if options.list or not (options.jobs or options.quick):
         for name, job in JOBS.items():
             print(f"{name:<22} {job.summary}")
         return 0
@@ -156,7 +158,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{count} thread(s): {floors[count]}", flush=True)
     if max(threads) > (os.cpu_count() or 1):
         print(f"{max(threads)} threads on {os.cpu_count()} cores: expect no gain", file=sys.stderr)
-    names = options.jobs or list(JOBS)
+    every = "all" in options.jobs or not options.jobs
+    names = list(JOBS) if every else options.jobs
     ran = [run_job(name, JOBS[name], threads, floors, options) for name in names]
     return 0 if all(ran) else 1
 
