@@ -46,7 +46,7 @@ class Job:
     """Milliseconds."""
 
 
-def _sid_tier(setup: sid_tier.Setup) -> Job:
+def of_sid_tier(setup: sid_tier.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         events = len(contest.batches[0].ids)
         size = sid_tier.floor_bytes(events, setup.users, setup.codes, setup.tiers)
@@ -56,7 +56,7 @@ def _sid_tier(setup: sid_tier.Setup) -> Job:
     return Job(("sid_tier",), setup.columns(), make, floor)
 
 
-def _embeddings(setup: sid_tier_embeddings.Setup, compiled: bool) -> Job:
+def of_embeddings(setup: sid_tier_embeddings.Setup, compiled: bool) -> Job:
     def make(device: str) -> Contest:
         return sid_tier_embeddings.make_contest(
             setup, compiled=compiled, device=device, backend=None
@@ -68,7 +68,7 @@ def _embeddings(setup: sid_tier_embeddings.Setup, compiled: bool) -> Job:
     return Job(("sid_tier_from_embeddings",), setup.columns(), make, floor)
 
 
-def _search(setup: hard_search.Setup) -> Job:
+def of_search(setup: hard_search.Setup) -> Job:
     def make(device: str) -> Contest:
         neighbours = moved(make_neighbours(setup.codes, setup.neighbours), device)
         search = hard_search.Search(setup.codes, setup.max_items, neighbours)
@@ -86,7 +86,7 @@ def _search(setup: hard_search.Setup) -> Job:
     return Job(("bucket_history", "hard_search"), setup.columns(), make, floor)
 
 
-def _attention(setup: hard_search_attention.Setup) -> Job:
+def of_attention(setup: hard_search_attention.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         size, flops = hard_search_attention.work(setup, contest.batches[0])
         return floors.ms(num_bytes=size, flops=flops)
@@ -95,7 +95,7 @@ def _attention(setup: hard_search_attention.Setup) -> Job:
     return Job(("hard_search_attention",), setup.columns(), make, floor)
 
 
-def _fusion(setup: gated_fusion.Setup) -> Job:
+def of_fusion(setup: gated_fusion.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         return gated_fusion.floor_of(floors, setup, contest.batches[0])
 
@@ -103,7 +103,7 @@ def _fusion(setup: gated_fusion.Setup) -> Job:
     return Job(("gated_fusion",), setup.columns(), make, floor)
 
 
-def _assign(setup: codebook_assign.Setup) -> Job:
+def of_assign(setup: codebook_assign.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         return codebook_assign.floor_of(floors, setup)
 
@@ -111,7 +111,7 @@ def _assign(setup: codebook_assign.Setup) -> Job:
     return Job(("codebook_assign",), setup.columns(), make, floor)
 
 
-def _quantize(setup: residual_quantize.Setup) -> Job:
+def of_quantize(setup: residual_quantize.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         size = 4.0 * contest.batches[0].x.numel()
         return floors.ms(num_bytes=size, flops=setup.flops)
@@ -120,7 +120,7 @@ def _quantize(setup: residual_quantize.Setup) -> Job:
     return Job(("residual_quantize",), setup.columns(), make, floor)
 
 
-def _step(setup: trie_step.Setup) -> Job:
+def of_step(setup: trie_step.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         return floors.ms(num_bytes=trie_step.floor_bytes(contest.batches[0]))
 
@@ -130,7 +130,7 @@ def _step(setup: trie_step.Setup) -> Job:
     return Job(("trie_beam_step",), setup.columns(), make, floor)
 
 
-def _decode(setup: trie_decode.Setup) -> Job:
+def of_decode(setup: trie_decode.Setup) -> Job:
     def floor(floors: Floors, contest: Contest) -> float:
         return floors.ms(num_bytes=trie_decode.floor_bytes(contest.batches[0]))
 
@@ -147,53 +147,53 @@ def _on(make: Callable[..., Contest], setup: object, device: str) -> Contest:
 
 def _full() -> Iterator[tuple[str, Job]]:
     for tiers in (4, 20):
-        yield "sid_tier", _sid_tier(sid_tier.Setup(users=2_048, tiers=tiers, compiled=True))
-    yield "sid_tier", _sid_tier(sid_tier.Setup("long tail", users=1_024, tiers=20))
-    yield "sid_tier", _sid_tier(sid_tier.Setup(users=2_048, items=1_000_000))
+        yield "sid_tier", of_sid_tier(sid_tier.Setup(users=2_048, tiers=tiers, compiled=True))
+    yield "sid_tier", of_sid_tier(sid_tier.Setup("long tail", users=1_024, tiers=20))
+    yield "sid_tier", of_sid_tier(sid_tier.Setup(users=2_048, items=1_000_000))
     for tiers in (4, 20):
         setup = sid_tier_embeddings.Setup(tiers, users=512)
-        yield "sid_tier_from_embeddings", _embeddings(setup, compiled=True)
+        yield "sid_tier_from_embeddings", of_embeddings(setup, compiled=True)
     for codes, items in ((64, 30), (128, 100)):
         search = hard_search.Setup(codes=codes, max_items=items, users=2_048)
-        yield "hard_search", _search(search)
+        yield "hard_search", of_search(search)
     for backward in (False, True):
         for items in (30, 100):
             layer = hard_search_attention.Setup(512, max_items=items, backward=backward)
-            yield "hard_search_attention", _attention(layer)
+            yield "hard_search_attention", of_attention(layer)
     decoding = hard_search_attention.Setup(128, sets=20, positions=1)
-    yield "hard_search_attention", _attention(decoding)
+    yield "hard_search_attention", of_attention(decoding)
     for backward in (False, True):
         for width in (96, 256):
-            yield "gated_fusion", _fusion(gated_fusion.Setup(backward, width, rows=196_608))
+            yield "gated_fusion", of_fusion(gated_fusion.Setup(backward, width, rows=196_608))
     for backward in (False, True):
         for width in (128, 256):
             assign = codebook_assign.Setup(backward, rows=65_536, width=width)
-            yield "codebook_assign", _assign(assign)
-    yield "residual_quantize", _quantize(residual_quantize.Setup(1_000_000))
+            yield "codebook_assign", of_assign(assign)
+    yield "residual_quantize", of_quantize(residual_quantize.Setup(1_000_000))
     for level in (1, 2, 3):
-        yield "trie_beam_step", _step(trie_step.Setup(1_000_000, level))
+        yield "trie_beam_step", of_step(trie_step.Setup(1_000_000, level))
     for size in (12_000, 1_000_000):
-        yield "trie_decode", _decode(trie_decode.Setup(size))
+        yield "trie_decode", of_decode(trie_decode.Setup(size))
 
 
 def _small(users: int, compiled: bool) -> Iterator[tuple[str, Job]]:
     """One of each, and of passes both."""
-    yield "sid_tier", _sid_tier(sid_tier.Setup(users=users, tiers=20, compiled=compiled))
+    yield "sid_tier", of_sid_tier(sid_tier.Setup(users=users, tiers=20, compiled=compiled))
     embeddings = sid_tier_embeddings.Setup(20, users=users)
-    yield "sid_tier_from_embeddings", _embeddings(embeddings, compiled)
-    yield "hard_search", _search(hard_search.Setup(users=users))
+    yield "sid_tier_from_embeddings", of_embeddings(embeddings, compiled)
+    yield "hard_search", of_search(hard_search.Setup(users=users))
     rows = 32 * users
     for backward in (False, True):
         layer = hard_search_attention.Setup(users, sets=4, max_items=30, backward=backward)
-        yield "hard_search_attention", _attention(layer)
+        yield "hard_search_attention", of_attention(layer)
         fusion = gated_fusion.Setup(backward, rows=rows, compiled=compiled)
-        yield "gated_fusion", _fusion(fusion)
+        yield "gated_fusion", of_fusion(fusion)
         assign = codebook_assign.Setup(backward, rows, 128, compiled=compiled)
-        yield "codebook_assign", _assign(assign)
+        yield "codebook_assign", of_assign(assign)
     quantize = residual_quantize.Setup(16 * rows, dim=64, compiled=compiled)
-    yield "residual_quantize", _quantize(quantize)
-    yield "trie_beam_step", _step(trie_step.Setup(12_000, 1))
-    yield "trie_decode", _decode(trie_decode.Setup(12_000))
+    yield "residual_quantize", of_quantize(quantize)
+    yield "trie_beam_step", of_step(trie_step.Setup(12_000, 1))
+    yield "trie_decode", of_decode(trie_decode.Setup(12_000))
 
 
 def jobs(size: Size) -> dict[str, list[Job]]:
