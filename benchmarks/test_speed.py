@@ -13,14 +13,22 @@ import pytest
 import torch
 
 from benchmarks import (
+    codebook_assign,
     gated_fusion,
     hard_search,
     hard_search_attention,
+    intrr_models,
+    intrr_training,
+    residual_quantize,
     sid_tier,
     sid_tier_embeddings,
     sid_tier_update,
     training_step,
+    trie_decode,
+    trie_step,
+    union,
 )
+from benchmarks.catalogues import make_trie
 from benchmarks.contest import Contest
 from benchmarks.histories import make_table
 from benchmarks.searches import make_neighbours
@@ -102,3 +110,46 @@ def test_gated_fusion(benchmark: Benchmark, backward: bool, side: str) -> None:
 def test_training_step(benchmark: Benchmark, side: str) -> None:
     _, steps = training_step.make_steps(training_step.Setup(batch_size=4))
     benchmark(partial(steps[side], 0))
+
+
+@pytest.mark.parametrize("side", ["ours", "one log-softmax", "logsumexp"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_codebook_assign(benchmark: Benchmark, backward: bool, side: str) -> None:
+    setup = codebook_assign.Setup(backward, rows=2_048, width=128, compiled=False)
+    time_side(benchmark, codebook_assign.make_contest(setup, 1), side)
+
+
+@pytest.mark.parametrize("side", ["ours", "addmm"])
+def test_residual_quantize(benchmark: Benchmark, side: str) -> None:
+    setup = residual_quantize.Setup(4_096, compiled=False)
+    time_side(benchmark, residual_quantize.make_contest(setup), side)
+
+
+@pytest.mark.parametrize("side", ["ours", "STATIC, narrow"])
+def test_trie_step(benchmark: Benchmark, side: str) -> None:
+    batches = trie_step.make_inputs(trie_step.Setup(12_000, level=1), 1)
+    time_side(benchmark, trie_step.make_contest(batches), side)
+
+
+@pytest.mark.parametrize("side", ["ours", "STATIC, narrow"])
+def test_trie_decode(benchmark: Benchmark, side: str) -> None:
+    setup = trie_decode.Setup(12_000)
+    batches = trie_decode.make_inputs(setup, make_trie(setup.sids, setup.items))[:1]
+    time_side(benchmark, trie_decode.make_contest(setup, batches), side)
+
+
+@pytest.mark.parametrize("side", list(intrr_models.SIDES))
+def test_intrr_training(benchmark: Benchmark, side: str) -> None:
+    setup, chosen = intrr_models.Setup("transformer", 8), intrr_models.SIDES[side]
+    model = intrr_models.make_model(setup, chosen).train()
+    batch = intrr_models.make_histories(setup.users, chosen.items, 0)
+    intrr_training.check(side, model, batch)
+    benchmark(partial(intrr_training.make_step(model, [batch]), 0))
+
+
+@pytest.mark.parametrize("side", ["TIGER", "GLASS", "union"])
+def test_union_training(benchmark: Benchmark, side: str) -> None:
+    model = union.make_model(side).train()
+    batch = union.make_batch(union.Setup("training", 4), 0)
+    intrr_training.check(side, model, batch)
+    benchmark(partial(intrr_training.make_step(model, [batch]), 0))
