@@ -30,9 +30,11 @@ def builds() -> Iterator[Build]:
     forward = triton_kernel._gated_fusion_fwd_kernel.fn
     for few, dtype in product((False, True), DTYPES):
         for config in triton_kernel.configs_for(few, DTYPES[dtype]):
-            constants = {"MASKED": True, "FEW": few, "PRECISION": "ieee", **config.kwargs}
             name = f"{dtype} {config_name(config)}"
-            yield Build("gated_fusion", name, forward, _types(dtype), constants, config, ALIGNED)
+            for kernel, keep in (("gated_fusion", True), ("gated_fusion alone", False)):
+                fixed = {"MASKED": True, "FEW": few, "KEEP": keep, "PRECISION": "ieee"}
+                constants = {**fixed, **config.kwargs}
+                yield Build(kernel, name, forward, _types(dtype), constants, config, ALIGNED)
     backward, columns = triton_kernel._gated_fusion_bwd_kernel, 128
     flags = dict.fromkeys(("OF_OUT", "OF_GATE", "MASKED", "OF_INPUTS", "JOINED"), True)
     tile = {"BM": triton_kernel.BACKWARD_TILE // columns, "BN": columns}

@@ -15,7 +15,7 @@ from glass_kernels.checks import FLOATS, check_tensor
 from glass_kernels.gated_fusion.library import AVAILABLE, gated_fusion_cpp
 from glass_kernels.gated_fusion.reference import gated_fusion_reference
 from glass_kernels.gated_fusion.triton_ops import AVAILABLE as TRITON_AVAILABLE
-from glass_kernels.gated_fusion.triton_ops import gated_fusion_triton
+from glass_kernels.gated_fusion.triton_ops import gated_fusion_triton, gated_fusion_triton_alone
 
 __all__ = ["gated_fusion"]
 
@@ -23,8 +23,11 @@ _FUSION: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {"reference": gated_f
 if AVAILABLE:
     _FUSION["cpp"] = gated_fusion_cpp
 _FUSION_OF_FLOAT64 = dict(_FUSION)
+_ALONE: dict[Callable[..., tuple[Tensor, Tensor]], Callable[..., Tensor]] = {}
+"""For what need not keep the gate: neither asked for nor wanted by a gradient."""
 if TRITON_AVAILABLE:
     _FUSION["triton"] = gated_fusion_triton
+    _ALONE[gated_fusion_triton] = gated_fusion_triton_alone
 
 
 def gated_fusion(
@@ -91,5 +94,16 @@ def gated_fusion(
         "gated_fusion of float64" if wide else "gated_fusion", device, backend,
         _FUSION_OF_FLOAT64 if wide else _FUSION,
     )  # fmt: skip
-    out, gate = fuse(short, retrieved, weight, bias, has_retrieval, gate_input=gate_input)
+    inputs = short, retrieved, weight, bias, has_retrieval
+    alone = _ALONE.get(fuse)
+    if alone is not None and not return_gate and not _learns(*inputs[:4], gate_input):
+        return alone(*inputs, gate_input=gate_input)
+    out, gate = fuse(*inputs, gate_input=gate_input)
     return (out, gate) if return_gate else out
+
+
+def _learns(*inputs: Tensor | None) -> bool:
+    """Whether a gradient of any may be asked for."""
+    if not torch.is_grad_enabled():
+        return False
+    return any(tensor is not None and tensor.requires_grad for tensor in inputs)

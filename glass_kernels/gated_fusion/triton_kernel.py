@@ -53,14 +53,14 @@ def _kept(has_retrieval, row, N, MASKED: tl.constexpr):
 
 @triton.autotune(
     [*HALF_CONFIGS, *FLOAT_CONFIGS, *FEW_CONFIGS],
-    key=["D", "FEW", "PRECISION"],
+    key=["D", "FEW", "KEEP", "PRECISION"],
     prune_configs_by={"early_config_prune": _prune},
     **interpreted_timer(),
 )
 @triton.jit(do_not_specialize=["N"])
 def _gated_fusion_fwd_kernel(
     short, retrieved, first, weight, bias, has_retrieval, out, gate, N, D,
-    MASKED: tl.constexpr, FEW: tl.constexpr, PRECISION: tl.constexpr,
+    MASKED: tl.constexpr, FEW: tl.constexpr, KEEP: tl.constexpr, PRECISION: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     blocks = tl.cdiv(D, BN)  # of the same rows side by side: they share what is read
@@ -88,7 +88,8 @@ def _gated_fusion_fwd_kernel(
     far = tl.load(retrieved + place, mask=exists & kept[:, None], other=0.0).to(tl.float32)
     mixed = tl.where(kept[:, None], near + g * (far - near), near)
     tl.store(out + place, mixed, mask=exists)
-    tl.store(gate + place, g, mask=exists)
+    if KEEP:
+        tl.store(gate + place, g, mask=exists)
 
 
 def gated_fusion_launch(
@@ -98,10 +99,12 @@ def gated_fusion_launch(
     bias: Tensor,
     has_retrieval: Tensor | None,
     gate_input: Tensor | None,
+    keep_gate: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """See `glass_kernels.gated_fusion`; output and gate."""
+    """See `glass_kernels.gated_fusion`; output and gate, which is empty if it is not kept."""
     short, retrieved, first = _rows(short, retrieved, gate_input)
-    out, gate = torch.empty_like(short), torch.empty_like(short)
+    out = torch.empty_like(short)
+    gate = torch.empty_like(short) if keep_gate else short.new_empty(0)
     width = short.shape[-1]
     rows = short.numel() // width
     if rows == 0:
@@ -114,7 +117,8 @@ def gated_fusion_launch(
         _gated_fusion_fwd_kernel[grid](
             short, retrieved, first, weight.contiguous(), bias.contiguous(),
             _bytes(has_retrieval, short), out, gate, rows, width,
-            MASKED=has_retrieval is not None, FEW=rows <= FEW_ROWS, PRECISION=product_precision(),
+            MASKED=has_retrieval is not None, FEW=rows <= FEW_ROWS, KEEP=keep_gate,
+            PRECISION=product_precision(),
         )  # fmt: skip
     return out, gate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from glass_kernels import gated_fusion
 from glass_kernels.gated_fusion import triton_kernel
+from glass_kernels.gated_fusion.triton_ops import gated_fusion_triton, gated_fusion_triton_alone
 
+# the package is also the name of its function
+gated_fusion_module = sys.modules["glass_kernels.gated_fusion"]
 OP = torch.ops.glass.gated_fusion_triton
 FLOATS = ("short", "retrieved", "weight", "bias", "gate_input")
 CONFIGS = triton_kernel.HALF_CONFIGS + triton_kernel.FLOAT_CONFIGS + triton_kernel.FEW_CONFIGS
@@ -251,3 +255,39 @@ def test_compiles_without_a_graph_break(device) -> None:
         function(**leaves).backward()
         grads.append([leaves[name].grad for name in FLOATS])
     torch.testing.assert_close(grads[1], grads[0])
+
+
+@pytest.mark.usefixtures("poisoned")
+@pytest.mark.parametrize("with_gate_input", [False, True])
+@pytest.mark.parametrize(("rows", "width"), [((0,), 4), ((17,), 20), ((2, 5), 33), ((600,), 5)])
+def test_without_a_gradient_no_gate_is_kept(
+    rows: tuple[int, ...], width: int, with_gate_input: bool, device, monkeypatch
+) -> None:
+    arguments = problem(rows, width, device, with_gate_input=with_gate_input)
+    out, _ = gated_fusion(**arguments, return_gate=True, backend="triton")
+    with monkeypatch.context() as patch:
+        patch.setattr(gated_fusion_module, "_FUSION", {"triton": gated_fusion_triton})
+        calls = []
+
+        def noted(*inputs: Tensor, **more: Tensor) -> Tensor:
+            calls.append(1)
+            return gated_fusion_triton_alone(*inputs, **more)
+
+        patch.setattr(gated_fusion_module, "_ALONE", {gated_fusion_triton: noted})
+        alone = gated_fusion(**arguments, backend="triton")
+        leaves = {**arguments, "weight": arguments["weight"].clone().requires_grad_()}
+        assert gated_fusion(**leaves, backend="triton").requires_grad
+        with torch.no_grad():
+            gated_fusion(**leaves, backend="triton")
+    assert len(calls) == 2
+    assert torch.equal(alone, out)
+
+
+def test_the_op_without_a_gate_is_registered_well(device) -> None:
+    arguments = problem((5,), 6, device)
+    inputs = [arguments[name] for name in ORDER]
+    torch.library.opcheck(torch.ops.glass.gated_fusion_triton_alone, tuple(inputs))
+    compiled = torch.compile(gated_fusion, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        found = compiled(**arguments, backend="triton")
+    torch.testing.assert_close(found, gated_fusion(**arguments, backend="triton"))
