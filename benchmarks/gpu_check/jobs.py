@@ -52,7 +52,9 @@ def of_sid_tier(setup: sid_tier.Setup) -> Job:
         size = sid_tier.floor_bytes(events, setup.users, setup.codes, setup.tiers)
         return floors.ms(num_bytes=size)
 
-    make = lambda device: sid_tier.make_contest(setup, device=device, backend=None)  # noqa: E731
+    def make(device: str) -> Contest:
+        return sid_tier.make_contest(setup, device=device, backend=None)
+
     return Job(("sid_tier",), setup.columns(), make, floor)
 
 

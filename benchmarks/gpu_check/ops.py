@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -119,20 +119,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.backends.cuda.matmul.allow_tf32 = False
     bad = False
-    emit: Callable[[Row], None] = lambda row: print(json.dumps(row), flush=True)  # noqa: E731
     if options.check_only:
         for job in jobs(options.size)[options.job]:
             contest, backends = job.make(options.device), backends_of(job.ops, options.device)
             ours = {name: under(name, contest.ours) for name in backends}
             wrong = checked(contest, ours, backends)
             bad |= bool(wrong)
-            emit({**job.columns, "backends": ", ".join(backends), "wrong": str(wrong or "")})
+            row = {**job.columns, "backends": ", ".join(backends), "wrong": str(wrong or "")}
+            print(json.dumps(row), flush=True)
         return int(bad)
     floors, _ = measure_ceilings(options.device)
     for job in jobs(options.size)[options.job]:
         row = row_of(job, floors, options.device, options.seconds)
         bad |= any(f"{name}:" in str(row["wrong"]) for name in ON_DEVICE[options.device])
-        emit(row)
+        print(json.dumps(row), flush=True)
     return int(bad)
 
 

@@ -28,7 +28,6 @@ TESTS = ("tests/cuda", "tests/glass_kernels/triton")
 TOOLS = ("memcheck", "racecheck", "synccheck")
 _SANITIZER = "compute-sanitizer"
 _WRONG = 99  # an exit status that nothing else has
-_CONTINUE = 4  # failures of pytest and others that are shown
 
 
 @dataclass
@@ -194,7 +193,7 @@ def _module(name: str, arguments: Sequence[str], options: Options, log: str) -> 
     found.rows = _rows(text)
     found.lines = [f"- {row['wrong']}" for row in found.rows if row.get("wrong")]
     if status != 0 and not found.lines:
-        found.lines = [_state(status, options.minutes), *_tail(text, _CONTINUE)]
+        found.lines = [_state(status, options.minutes), *_tail(text, 4)]
     return found
 
 
