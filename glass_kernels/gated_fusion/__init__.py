@@ -97,7 +97,7 @@ def gated_fusion(
     inputs = short, retrieved, weight, bias, has_retrieval
     alone = _ALONE.get(fuse)
     if alone is not None and not return_gate and not _learns(*inputs[:4], gate_input):
-        return alone(*inputs, gate_input=gate_input)
+        return alone(*inputs, gate_input)
     out, gate = fuse(*inputs, gate_input=gate_input)
     return (out, gate) if return_gate else out
 

@@ -19,18 +19,6 @@ def fused_and_gate(
     return short.new_empty(short.shape), short.new_empty(short.shape)
 
 
-def fused_alone(
-    short: Tensor,
-    retrieved: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    has_retrieval: Tensor | None,
-    gate_input: Tensor | None,
-) -> Tensor:
-    """Of the forward without the gate."""
-    return short.new_empty(short.shape)
-
-
 def gradients(
     grad_out: Tensor | None,
     grad_gate: Tensor | None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glass_kernels.gated_fusion import autograd
-from glass_kernels.gated_fusion.fakes import fused_alone, fused_and_gate, gradients
+from glass_kernels.gated_fusion.fakes import fused_and_gate, gradients
 from glass_kernels.triton_launch import check_device
 
 AVAILABLE = importlib.util.find_spec("triton") is not None
@@ -41,7 +41,7 @@ def _fusion(
 
 
 @torch.library.custom_op(f"{_NAME}_alone", mutates_args=())
-def _fusion_alone(
+def gated_fusion_triton_alone(
     short: Tensor,
     retrieved: Tensor,
     weight: Tensor,
@@ -49,6 +49,7 @@ def _fusion_alone(
     has_retrieval: Tensor | None,
     gate_input: Tensor | None,
 ) -> Tensor:
+    """The result without the gate, which is a quarter of what is moved; it has no gradient."""
     _check(f"{_NAME}_alone", short)
     from glass_kernels.gated_fusion.triton_kernel import gated_fusion_launch
 
@@ -79,7 +80,7 @@ def _fusion_backward(
 
 
 _fusion.register_fake(fused_and_gate)
-_fusion_alone.register_fake(fused_alone)
+gated_fusion_triton_alone.register_fake(lambda short, *_: short.new_empty(short.shape))
 _fusion_backward.register_fake(gradients)
 autograd.register(_NAME, f"{_NAME}_backward", _fusion_backward)
 
@@ -97,18 +98,4 @@ def gated_fusion_triton(
     result: tuple[Tensor, Tensor] = _fusion(
         short, retrieved, weight, bias, has_retrieval, gate_input
     )
-    return result
-
-
-def gated_fusion_triton_alone(
-    short: Tensor,
-    retrieved: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    has_retrieval: Tensor | None,
-    *,
-    gate_input: Tensor | None,
-) -> Tensor:
-    """The result without the gate, which is a quarter of what is moved; it has no gradient."""
-    result: Tensor = _fusion_alone(short, retrieved, weight, bias, has_retrieval, gate_input)
     return result

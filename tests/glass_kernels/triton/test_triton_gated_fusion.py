@@ -269,9 +269,9 @@ def test_without_a_gradient_no_gate_is_kept(
         patch.setattr(gated_fusion_module, "_FUSION", {"triton": gated_fusion_triton})
         calls = []
 
-        def noted(*inputs: Tensor, **more: Tensor) -> Tensor:
+        def noted(*inputs: Tensor) -> Tensor:
             calls.append(1)
-            return gated_fusion_triton_alone(*inputs, **more)
+            return gated_fusion_triton_alone(*inputs)
 
         patch.setattr(gated_fusion_module, "_ALONE", {gated_fusion_triton: noted})
         alone = gated_fusion(**arguments, backend="triton")
@@ -291,3 +291,5 @@ def test_the_op_without_a_gate_is_registered_well(device) -> None:
     with torch.no_grad():
         found = compiled(**arguments, backend="triton")
     torch.testing.assert_close(found, gated_fusion(**arguments, backend="triton"))
+    leaves = {**arguments, "weight": arguments["weight"].clone().requires_grad_()}
+    assert compiled(**leaves, backend="triton").requires_grad
