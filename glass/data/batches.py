@@ -123,7 +123,7 @@ class Batch:
 
 
 def distinct_items(items: Tensor) -> tuple[Tensor, Tensor]:
-    """Different items int64 [U] of `items` int [B, N], rising, and the place of each in them.
+    """Different items int64 [U] of `items` int [...], rising, and the place of each in them.
 
     Padding, which is negative, counts as item 0.
     """

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glass.data.batches import IntArray, concatenated_ranges, padded_targets
+from glass.data.batches import IntArray, concatenated_ranges, distinct_items, padded_targets
 
 if TYPE_CHECKING:
     from glass.data import Dataset, Samples
@@ -241,22 +241,22 @@ class _Events:
     ) -> SequenceBatch:
         lengths = stop - start
         events = concatenated_ranges(start, lengths)
-        items = self.items[events].astype(np.int64)
-        distinct, place = np.unique(items, return_inverse=True)
+        items = torch.from_numpy(self.items[events].astype(np.int64))
+        distinct, place = distinct_items(items)
         targets = padded_targets(self.items, predicted.start, predicted.stop, max_targets, rng)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         states = offsets[predicted.owners] + (predicted.start - 1 - start[predicted.owners])
         times = np.zeros(len(events), np.int64) if self.times is None else self.times[events]
         return SequenceBatch(
             rows=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
-            items=torch.from_numpy(items),
+            items=items,
             offsets=torch.from_numpy(offsets),
             times=torch.from_numpy(times),
             states=torch.from_numpy(states.astype(np.int64)),
             owners=torch.from_numpy(predicted.owners.astype(np.int64)),
             targets=targets,
             longest=int(lengths.max(initial=0)),
-            distinct=torch.from_numpy(distinct),
-            place=torch.from_numpy(place),
+            distinct=distinct,
+            place=place,
             present=(targets >= 0).nonzero().T.contiguous(),
         )
