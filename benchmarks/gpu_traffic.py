@@ -14,9 +14,10 @@ os.environ["TRITON_INTERPRET"] = "1"  # read when triton is first imported
 import argparse
 import csv
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ class Kernel:
         for parts in self._touched.values():
             self.distinct += SECTOR * np.unique(np.concatenate(parts)).size
         self._touched.clear()
+
+    def counts(self) -> dict[str, int]:
+        """By name, as in the table."""
+        return {key: value for key, value in vars(self).items() if not key.startswith("_")}
 
 
 @dataclass
@@ -175,17 +180,14 @@ def rows_of(name: str, job: Job) -> list[Row]:
     floor = job.floor(Floors(1e3, float("inf")), contest)  # milliseconds at 1,000 bytes a second
     title = _title(name, job)
     rows: list[Row] = []
-    total = Kernel()
-    for kernel, counts in traffic.kernels.items():
-        shown = {key: value for key, value in asdict(counts).items() if not key.startswith("_")}
-        rows.append({"job": title, "kernel": kernel, **shown})
-        for key, value in shown.items():
-            setattr(total, key, getattr(total, key) + value)
-    shown = {key: value for key, value in asdict(total).items() if not key.startswith("_")}
+    total = Counter[str]()
+    for kernel, found in traffic.kernels.items():
+        rows.append({"job": title, "kernel": kernel, **found.counts()})
+        total.update(found.counts())
     ratios: Row = {"floor": round(floor)}
     for kind in ("distinct", "sectors"):
-        ratios[f"{kind} / floor"] = round(getattr(total, kind) / floor, 3)
-    rows.append({"job": title, "kernel": "all", **shown, **ratios})
+        ratios[f"{kind} / floor"] = round(total[kind] / floor, 3)
+    rows.append({"job": title, "kernel": "all", **total, **ratios})
     return rows
 
 

@@ -23,7 +23,7 @@ _PACKAGES = ("torch", "triton", "numpy")
 
 
 def _tool(*command: str) -> str:
-    """First line of what a program prints, or why there is none."""
+    """Last line of what a program prints, or why there is none."""
     if shutil.which(command[0]) is None:
         return "not installed"
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -139,7 +139,7 @@ def take(
 
 
 def _rate(run: Callable[[], object], work: float, device: str) -> float:
-    """Units of `work` a second, of the best of some calls."""
+    """Units of `work` a second, by the median of some calls."""
     sides: dict[str, Side] = {"": lambda _: run()}
     return 1e3 * work / take(sides, device, seconds=0.3)[""].ms
 
@@ -163,4 +163,7 @@ def measure_ceilings(device: str) -> tuple[Floors, dict[str, float]]:
         out = torch.empty_like(a)
         rates[name] = _rate(partial(torch.mm, a, b, out=out), 2.0 * size**3, device) / 1e9
     torch.backends.cuda.matmul.allow_tf32 = allowed
+    if device == "cuda":
+        del source, target, a, b, out
+        torch.cuda.empty_cache()  # other processes want the card's memory
     return Floors(copy, rates["float32"] * 1e9), rates
