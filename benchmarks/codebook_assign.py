@@ -70,12 +70,12 @@ class Assignment:
     def trained(self) -> tuple[Tensor, Tensor]:
         return self.query, self.codebook
 
-    def double(self) -> Assignment:
-        """The same in float64."""
+    def to(self, dtype: torch.dtype) -> Assignment:
+        """The same in another dtype."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, value in values.items():
             if value.is_floating_point():
-                values[name] = value.detach().double().requires_grad_(value.requires_grad)
+                values[name] = value.detach().to(dtype).requires_grad_(value.requires_grad)
         return Assignment(**values)
 
 
@@ -230,7 +230,7 @@ def make_contest(setup: Setup, num_batches: int = BATCHES, *, device: str = "cpu
             compiled[name] = run(torch.compile(FORMS[name], dynamic=False, fullgraph=True))
     return Contest(
         [moved(make_assignment(setup, seed), device) for seed in range(num_batches)],
-        reference=lambda batch: reference(batch.double()),
+        reference=lambda batch: reference(batch.to(torch.float64)),
         ours=run(ours),
         plain={name: run(form) for name, form in FORMS.items()},
         compiled=compiled,

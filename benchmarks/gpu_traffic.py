@@ -17,7 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from triton.runtime import interpreter
 
 from benchmarks import (
+    codebook_assign,
     gated_fusion,
     hard_search,
     hard_search_attention,
@@ -34,6 +35,7 @@ from benchmarks import (
     sid_tier_embeddings,
     trie_step,
 )
+from benchmarks.contest import Contest
 from benchmarks.gpu_check.jobs import (
     Job,
     of_attention,
@@ -191,6 +193,24 @@ def rows_of(name: str, job: Job) -> list[Row]:
     return rows
 
 
+def of_half_assign(setup: codebook_assign.Setup) -> Job:
+    """`codebook_assign` in float16: in float32 most of its traffic is cuBLAS's."""
+
+    def make(device: str) -> Contest:
+        contest = codebook_assign.make_contest(setup, 1, device=device)
+        return replace(contest, batches=[batch.to(torch.float16) for batch in contest.batches])
+
+    def floor(floors: Floors, contest: Contest) -> float:
+        rows, book = setup.rows, setup.codes * setup.width
+        moved = 2 * (2 * rows * setup.width + book) + (8 + 8 + 4) * rows
+        if setup.backward:
+            moved += 2 * (3 * rows * setup.width + 2 * book) + (8 + 4) * rows
+        return floors.ms(num_bytes=moved)
+
+    columns: Row = {**setup.columns(), "dtype": "float16"}
+    return Job(("codebook_assign",), columns, make, floor)
+
+
 def cases() -> list[tuple[str, Job]]:
     """Jobs whose kernels are all Triton's, as small as whole tiles allow."""
     found = [("sid_tier", of_sid_tier(sid_tier.Setup(users=4, tiers=tiers))) for tiers in (4, 20)]
@@ -203,6 +223,9 @@ def cases() -> list[tuple[str, Job]]:
     for backward in (False, True):
         fusion = gated_fusion.Setup(backward, rows=2_048, absent=0.0, compiled=False)
         found.append(("gated_fusion", of_fusion(fusion)))
+    for backward in (False, True):
+        assign = codebook_assign.Setup(backward, 2_048, 128, compiled=False)
+        found.append(("codebook_assign", of_half_assign(assign)))
     quantize = residual_quantize.Setup(2_048, dim=64, compiled=False)
     found.append(("residual_quantize", of_quantize(quantize)))
     for level in (1, 2):
