@@ -42,7 +42,7 @@ $(READY):
 	@echo "Setting up $(VENV) (a few minutes the first time)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@rm -f $(VENV)/.ready-*
-	@$(PIP) setuptools
+	@$(PIP) setuptools ninja
 	@# pinned first: a plain torch would be another version
 	@$(PIP) torch
 	@$(PIP) --no-build-isolation -e ".[text,test,dev,bench]"

@@ -60,7 +60,8 @@ def load(name: str = "cpp") -> tuple[bool, str]:
     """
     files = sorted(FOLDER.glob(f"_{name}.*so")) + sorted(FOLDER.glob(f"_{name}.*pyd"))
     if not files:
-        return False, build_note(name)
+        note = build_note(name)
+        return False, "built, but its file is gone; install again" if note == "built" else note
     try:
         torch.ops.load_library(str(files[0]))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,10 +36,13 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def build(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def build(
+    checkout: Path, *, before: str = "", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs setup.py after the Python statements `before`."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GLASS_")}
     return subprocess.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        [sys.executable, "-c", f"{before}\n{RUN}", "-q", "build_ext", "--inplace"],
         cwd=checkout,
         env={**clean, **environment},
         capture_output=True,
@@ -51,7 +55,13 @@ def note(checkout: Path) -> str:
     return (checkout / "glass_kernels" / "_build.txt").read_text()
 
 
+RUN = "import runpy; runpy.run_path('setup.py', run_name='__main__')"
 NO_COMPILER = {"CC": "false", "CXX": "false"}
+NO_NINJA = """
+import shutil
+which = shutil.which
+shutil.which = lambda name, **where: None if name == "ninja" else which(name, **where)
+"""
 
 
 def test_failing_compiler_is_a_note_by_default(checkout: Path) -> None:
@@ -118,13 +128,92 @@ def test_cuda_library_loads_without_a_gpu(checkout: Path) -> None:
     assert done.stdout == "True\n", done.stderr
 
 
+def test_without_ninja(checkout: Path) -> None:
+    done = build(checkout, before=NO_NINJA)
+    assert done.returncode == 0, done.stderr
+    assert "cpp: not built: no ninja, which runs the compilers; pip install ninja" in note(checkout)
+    done = build(checkout, before=NO_NINJA, GLASS_BUILD_CPP="1")
+    assert done.returncode != 0
+    assert "GLASS_BUILD_CPP=1 cannot be done: no ninja" in done.stderr
+
+
+def test_setuptools_that_is_too_old(checkout: Path) -> None:
+    done = build(checkout, before="import setuptools; setuptools.__version__ = '76.1.0'")
+    assert done.returncode != 0
+    assert done.stderr.endswith("pip install 'setuptools>=77'\n")
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+
+
+@pytest.fixture
+def small(checkout: Path) -> Path:
+    """Two sources that compile in no time; the first includes a header."""
+    shutil.rmtree(checkout / "csrc")
+    for name, text in {
+        "registration.cpp": "",
+        "common/own.h": "",
+        "cpu/first.cpp": '#include "../common/own.h"\n',
+        "cpu/second.cpp": "",
+    }.items():
+        (checkout / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / "csrc" / name).write_text(text)
+    return checkout
+
+
+def compiled(done: subprocess.CompletedProcess[str]) -> set[str]:
+    assert done.returncode == 0, done.stderr
+    return set(re.findall(r"^\[\d+/\d+\] compile csrc/(\S+)$", done.stdout, re.MULTILINE))
+
+
+EVERY = {"registration.cpp", "cpu/first.cpp", "cpu/second.cpp"}
+
+
+@needs_compiler
+def test_what_has_changed_is_compiled(small: Path) -> None:
+    assert compiled(build(small)) == EVERY
+    assert compiled(build(small)) == set()
+    (small / "csrc/common/own.h").write_text("// changed\n")
+    assert compiled(build(small)) == {"cpu/first.cpp"}
+    assert compiled(build(small, CXXFLAGS="-DOTHER")) == EVERY
+    assert "cpp: built\n" in note(small)
+
+
+@needs_compiler
+def test_editable_builds_keep_what_they_compiled(small: Path) -> None:
+    editable = "from setuptools import build_meta; build_meta.build_editable('wheels')"
+    (small / "wheels").mkdir()
+    for expected in (EVERY, set()):
+        command = [sys.executable, "-c", editable]
+        done = subprocess.run(command, cwd=small, capture_output=True, text=True, check=False)
+        assert compiled(done) == expected
+        assert (small / "glass_kernels" / "_cpp.abi3.so").exists()
+
+
+@needs_compiler
+def test_library_of_earlier_sources_is_not_left(small: Path) -> None:
+    library = small / "glass_kernels" / "_cpp.abi3.so"
+    for broken in ({"GLASS_BUILD_CPP": "0"}, NO_COMPILER):
+        assert build(small).returncode == 0
+        assert library.exists()
+        assert build(small, **broken).returncode == 0
+        assert not library.exists()
+
+
+@needs_compiler
+def test_jobs_are_for_ninja(small: Path) -> None:
+    done = build(small, GLASS_BUILD_CPP="1", MAX_JOBS="several")
+    assert done.returncode != 0
+    assert "invalid -j parameter" in done.stderr
+
+
 def test_misspelt_mode(checkout: Path) -> None:
     done = build(checkout, GLASS_BUILD_CPP="yes")
     assert done.returncode != 0
     assert "GLASS_BUILD_CPP is 'yes'; it must be auto, 0 or 1" in done.stderr
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
+@needs_compiler
 def test_compiler_builds_the_library(checkout: Path) -> None:
     shutil.rmtree(checkout / "csrc" / "cpu")  # the schemas alone: compiling kernels takes a while
     done = build(checkout, GLASS_BUILD_CPP="1")

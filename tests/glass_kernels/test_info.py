@@ -56,6 +56,9 @@ def test_absent_library_says_what_the_build_said(
     (tmp_path / "_build.txt").write_text("cpp: not built: g++ broke\ncuda: left out\n")
     assert library.load("cpp") == (False, "not built: g++ broke")
     assert library.load("cuda") == (False, "left out")
+    library.load.cache_clear()
+    (tmp_path / "_build.txt").write_text("cpp: built\n")
+    assert library.load("cpp") == (False, "built, but its file is gone; install again")
 
 
 @pytest.mark.usefixtures("_fresh_load")
@@ -83,3 +86,13 @@ def test_library_of_older_sources_is_left_alone(monkeypatch: pytest.MonkeyPatch)
 def test_every_schema_is_expected_of_the_library() -> None:
     registration = library.FOLDER.parent / "csrc" / "registration.cpp"
     assert set(re.findall(r'"(\w+)\(', registration.read_text())) == set(library.OPERATORS)
+
+
+def test_it_says_for_which_cards_settings_are_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(info, "TUNING", tmp_path)
+    assert "settings of Triton kernels: none\n" in info.report()
+    (tmp_path / "sm_80.json").write_text('{"measured": {"card": "A100"}, "settings": {}}')
+    (tmp_path / "sm_90.json").write_text('{"measured": null, "settings": {}}')
+    assert "sm_80 (measured), sm_90 (guesses, never measured)\n" in info.report()
