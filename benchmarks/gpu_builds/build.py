@@ -10,7 +10,11 @@ import triton
 
 @dataclass(frozen=True)
 class Build:
-    """A kernel, with the setting that is compiled. Pointers are taken to be aligned to 16 bytes."""
+    """A kernel, with the setting that is compiled.
+
+    Pointers are taken to be aligned to 16 bytes and, where Triton makes use of it (AMD), tensors to
+    have less than 2 GiB.
+    """
 
     kernel: str
     setting: str
@@ -21,6 +25,12 @@ class Build:
     config: triton.Config
     aligned: tuple[str, ...] = ()
     """Integers that are taken to be multiples of 16, which Triton makes use of."""
+
+    @property
+    def case(self) -> tuple[str, str]:
+        """What is alike in all builds among which a launch chooses one."""
+        fixed = {n: v for n, v in self.constants.items() if n not in self.config.kwargs}
+        return self.kernel, f"{self.types} {fixed}"
 
 
 def config_name(config: triton.Config) -> str:
