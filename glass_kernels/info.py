@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,8 @@ import torch
 import glass_kernels
 from glass_kernels import library
 from glass_kernels.backend import BACKENDS, ENVIRONMENT, triton_interpreted
+
+TUNING = Path(__file__).parent / "tuning"  # read without importing Triton
 
 # op -> where the dict {backend: implementation} is that `resolve` picks from
 _OPS = {
@@ -72,6 +76,15 @@ def backend_status() -> dict[str, str]:
     return {name: status[name] for name in BACKENDS}
 
 
+def shipped_settings() -> str:
+    """For which cards settings of Triton kernels are shipped, and whether they were measured."""
+    found = []
+    for path in sorted(TUNING.glob("*.json")):
+        measured = json.loads(path.read_text(encoding="utf-8"))["measured"]
+        found.append(f"{path.stem} ({'measured' if measured else 'guesses, never measured'})")
+    return ", ".join(found) or "none"
+
+
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
@@ -90,6 +103,8 @@ def report() -> str:
         _aligned([*backend_status().items()]),
         _aligned(table),
         f"{ENVIRONMENT}: {chosen}",
+        f"settings of Triton kernels: {shipped_settings()}\n"
+        "(other cards time theirs at the first call of a kind, as all do under GLASS_AUTOTUNE=1)",
     ]
     return "\n\n".join(parts)
 

@@ -26,15 +26,6 @@ def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-def interpreted_timer() -> dict[str, object]:
-    """Arguments of `triton.autotune` with which it takes the first setting and asks no driver."""
-    import triton
-
-    if not triton.knobs.runtime.interpret:
-        return {}
-    return {"do_bench": lambda fn, quantiles=None, **_: [0.0, 0.0, 0.0]}
-
-
 def product_precision() -> str:
     """`input_precision` of `tl.dot` for float32: TF32 where torch's own products may use it."""
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

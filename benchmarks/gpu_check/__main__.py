@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_check import report
+from benchmarks.gpu_check import report, settings
 from benchmarks.gpu_check.card import describe, measure_ceilings
 from benchmarks.gpu_check.parts import PARTS, Found, Options
 
@@ -74,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verdicts = ", ".join(dict.fromkeys(each.verdict for each in parts))
         print(f"{name}: {verdicts} in {time.perf_counter() - start:.0f} s", flush=True)
         path = report.write(options.output, card, ceilings, found)
+        fastest = settings.write(options.output, card, [part.tuned for part in found])
     print(f"report: {path}")
+    if fastest is not None:
+        print(f"fastest settings: {fastest} (for glass_kernels/tuning, in place of what is there)")
     if device == "cpu":
         print("No CUDA device is visible to torch: what needs one was left out, see the report.")
     return int(any(part.failed for part in found))

@@ -17,6 +17,7 @@ import torch
 
 from benchmarks import intrr_generation, intrr_models, intrr_training, union
 from benchmarks.agreement import DiffersError
+from benchmarks.gpu_check import settings
 from benchmarks.gpu_check.card import take
 from benchmarks.moving import moved
 from benchmarks.output import Row
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (DiffersError, RuntimeError, ValueError) as error:
             bad, row = True, {"work": title, "wrong": " ".join(str(error).split())[:300]}
         print(json.dumps(row), flush=True)
+    settings.show()
     return int(bad)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.agreement import DiffersError
 from benchmarks.contest import Contest, Run, rotated
+from benchmarks.gpu_check import settings
 from benchmarks.gpu_check.card import measure_ceilings, take
 from benchmarks.gpu_check.jobs import SIZES, Job, jobs
 from benchmarks.machine import Floors
@@ -133,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         row = row_of(job, floors, options.device, options.seconds)
         bad |= any(f"{name}:" in str(row["wrong"]) for name in ON_DEVICE[options.device])
         print(json.dumps(row), flush=True)
+    settings.show()
     return int(bad)
 
 

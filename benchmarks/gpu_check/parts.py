@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 
 import torch
 
+from benchmarks.gpu_check import settings
 from benchmarks.gpu_check.jobs import jobs
 from benchmarks.output import Row
 
@@ -41,6 +42,8 @@ class Found:
     """For the report."""
     rows: list[Row] = field(default_factory=list)
     """For the tables and the CSV."""
+    tuned: settings.Settings = field(default_factory=dict)
+    """What Triton's autotuner found."""
 
     @property
     def failed(self) -> bool:
@@ -188,9 +191,10 @@ def _module(name: str, arguments: Sequence[str], options: Options, log: str) -> 
     command = [sys.executable, "-m", f"benchmarks.gpu_check.{name}", *arguments]
     command += ["--device", options.device, "--size", options.size]
     command += ["--seconds", str(options.seconds)]
-    status, text = run(command, options.minutes, options.output / log)
+    extra = {"GLASS_AUTOTUNE": "1"}  # what is shipped may be a guess
+    status, text = run(command, options.minutes, options.output / log, extra)
     found = Found(" ".join((name, *arguments)), "ok" if status == 0 else "failed")
-    found.rows = _rows(text)
+    found.rows, found.tuned = settings.split(_rows(text))
     found.lines = [f"- {row['wrong']}" for row in found.rows if row.get("wrong")]
     if status != 0 and not found.lines:
         found.lines = [_state(status, options.minutes), *_tail(text, 4)]

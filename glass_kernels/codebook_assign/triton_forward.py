@@ -8,8 +8,6 @@ backward's alone.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -19,9 +17,9 @@ from glass_kernels.codebook_assign.triton_settings import (
     FEW_ROWS,
     all_forward,
     forward_choices,
-    pruned,
 )
-from glass_kernels.triton_launch import interpreted_timer, on_device, product_precision
+from glass_kernels.triton_launch import on_device, product_precision
+from glass_kernels.triton_tuning import Known, tuned
 
 LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 
@@ -55,15 +53,14 @@ def _logits(
     return logits
 
 
-def _choose(known: dict[str, Any]) -> list[triton.Config]:
+def _choose(known: Known) -> list[triton.Config]:
     return forward_choices(known["FEW"], known["query"].dtype)
 
 
-@triton.autotune(
+@tuned(
     all_forward(),
     key=["D", "K", "TARGET", "FEW", "PRECISION", "FIXED"],
-    prune_configs_by=pruned(_choose),
-    **interpreted_timer(),
+    choose=_choose,
 )
 @triton.jit(do_not_specialize=["num_rows"])
 def _codebook_assign_fwd_kernel(

@@ -10,7 +10,6 @@ are made anew each time: a product in half precision costs less than the bytes o
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import triton
@@ -23,9 +22,9 @@ from glass_kernels.codebook_assign.triton_settings import (
     QUERY_GRAD,
     all_backward,
     backward_choices,
-    pruned,
 )
-from glass_kernels.triton_launch import interpreted_timer, on_device
+from glass_kernels.triton_launch import on_device
+from glass_kernels.triton_tuning import Known, tuned
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 ENOUGH_PROGRAMS = 512  # a few for every multiprocessor of the largest cards
@@ -67,15 +66,14 @@ def _loss_of_rows(grad_loss, log_sum_exp, target, row, known, K):
     return wanted, of_loss, tl.load(log_sum_exp + row, mask=known, other=float("inf"))
 
 
-def _choose_query_grad(known: dict[str, Any]) -> list[triton.Config]:
+def _choose_query_grad(known: Known) -> list[triton.Config]:
     return backward_choices(QUERY_GRAD, known["BD"])
 
 
-@triton.autotune(
+@tuned(
     all_backward(QUERY_GRAD),
     key=["BD", "K", "ASSIGNED", "LOSS", "SAME", "FIXED"],
-    prune_configs_by=pruned(_choose_query_grad),
-    **interpreted_timer(),
+    choose=_choose_query_grad,
 )
 @triton.jit(do_not_specialize=["num_rows"])
 def _query_grad_kernel(
@@ -139,15 +137,14 @@ def _query_grad_kernel(
         tl.store(query_grad + own, dq.to(query_grad.dtype.element_ty), mask=own_mask)
 
 
-def _choose_codebook_grad(known: dict[str, Any]) -> list[triton.Config]:
+def _choose_codebook_grad(known: Known) -> list[triton.Config]:
     return backward_choices(CODEBOOK_GRAD, known["BD"])
 
 
-@triton.autotune(
+@tuned(
     all_backward(CODEBOOK_GRAD),
     key=["BD", "K", "ASSIGNED", "LOSS", "SAME", "FIXED"],
-    prune_configs_by=pruned(_choose_codebook_grad),
-    **interpreted_timer(),
+    choose=_choose_codebook_grad,
 )
 @triton.jit(do_not_specialize=["num_rows", "chunk"])
 def _codebook_grad_kernel(

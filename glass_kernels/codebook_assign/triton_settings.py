@@ -7,9 +7,7 @@ process, not only from call to call.
 # mypy: allow-untyped-defs, allow-untyped-calls
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import torch
 import triton
@@ -24,9 +22,13 @@ FEW_ROWS = 8192
 """Up to here small tiles, or too few programs for a card."""
 
 # (BM rows, BK codes, warps, stages), by the largest BD they take: whole rows are held. All of these
-# compile without spills for every card of docs/gpu_static.csv; larger ones do not.
+# compile without spills for every NVIDIA card of docs/gpu_static.csv, larger ones do not; for AMD's
+# at least one of each list does.
 QUERY_GRAD = {128: [(64, 64, 8, 2), (32, 64, 4, 2)], 256: [(64, 32, 8, 1), (32, 32, 4, 2)]}
-CODEBOOK_GRAD = {128: [(64, 32, 4, 2), (64, 32, 8, 2)], 256: [(64, 32, 8, 2)]}
+CODEBOOK_GRAD = {
+    128: [(64, 32, 4, 2), (64, 32, 8, 2), (16, 32, 4, 1)],
+    256: [(64, 32, 8, 2), (16, 32, 8, 1)],
+}
 MOST_COLUMNS = 256
 
 Sizes = dict[int, list[tuple[int, int, int, int]]]
@@ -54,7 +56,7 @@ def backward_choices(settings: Sizes, columns: int) -> list[triton.Config]:
 
 
 def all_forward() -> list[triton.Config]:
-    """Every one, for `triton.autotune`, which a prune then narrows."""
+    """Every one, from which a kernel's `choose` then takes some."""
     cases = product((False, True), (torch.float32, torch.bfloat16))
     return [config for few, dtype in cases for config in forward_choices(few, dtype)]
 
@@ -62,16 +64,3 @@ def all_forward() -> list[triton.Config]:
 def all_backward(settings: Sizes) -> list[triton.Config]:
     """Likewise, of a kernel of the backward."""
     return [config for columns in settings for config in backward_choices(settings, columns)]
-
-
-def pruned(choose: Callable[[dict[str, Any]], list[triton.Config]]) -> dict[str, Any]:
-    """`prune_configs_by` for a kernel with the constant FIXED; `choose` sees its arguments."""
-
-    def prune(
-        configs: list[triton.Config], arguments: dict[str, Any], **more: Any
-    ) -> list[triton.Config]:
-        known = arguments | more
-        found = choose(known)
-        return found[:1] if known["FIXED"] else found
-
-    return {"early_config_prune": prune}

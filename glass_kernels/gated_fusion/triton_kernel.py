@@ -8,14 +8,13 @@ the rest is plain products, left to torch. Float32 products are IEEE unless torc
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from glass_kernels.triton_launch import interpreted_timer, on_device, product_precision
+from glass_kernels.triton_launch import on_device, product_precision
+from glass_kernels.triton_tuning import Known, tuned
 
 HALF_CONFIGS = [
     triton.Config({"BM": 64, "BN": 64, "BK": 32}, num_warps=4, num_stages=3),
@@ -38,8 +37,8 @@ def configs_for(few: bool, dtype: torch.dtype) -> list[triton.Config]:
     return FLOAT_CONFIGS if dtype == torch.float32 else HALF_CONFIGS
 
 
-def _prune(configs: list[triton.Config], arguments: dict[str, Any], **more: Any) -> Any:
-    return configs_for((arguments | more)["FEW"], arguments["short"].dtype)
+def _choose(known: Known) -> list[triton.Config]:
+    return configs_for(known["FEW"], known["short"].dtype)
 
 
 @triton.jit
@@ -51,11 +50,10 @@ def _kept(has_retrieval, row, N, MASKED: tl.constexpr):
     return kept
 
 
-@triton.autotune(
+@tuned(
     [*HALF_CONFIGS, *FLOAT_CONFIGS, *FEW_CONFIGS],
     key=["D", "FEW", "KEEP", "PRECISION"],
-    prune_configs_by={"early_config_prune": _prune},
-    **interpreted_timer(),
+    choose=_choose,
 )
 @triton.jit(do_not_specialize=["N"])
 def _gated_fusion_fwd_kernel(

@@ -25,18 +25,18 @@ from glass_kernels.hard_search_attention.triton_common import (
     padded_head,
     slabs,
 )
-from glass_kernels.hard_search_attention.triton_settings import QUERY_GRAD, TABLE_GRADS, pruned
-from glass_kernels.triton_launch import interpreted_timer, on_device, product_precision
+from glass_kernels.hard_search_attention.triton_settings import QUERY_GRAD, TABLE_GRADS
+from glass_kernels.triton_launch import on_device, product_precision
+from glass_kernels.triton_tuning import tuned
 
 ENOUGH_PROGRAMS = 512  # a few for every multiprocessor of the largest cards
 CHUNK_ROWS, CHUNK_STEP = 256, 128  # about how many rows a chunk has at least; of what a multiple
 
 
-@triton.autotune(
+@tuned(
     QUERY_GRAD.all(),
     key=["BD", "PRECISION", "FIXED"],
-    prune_configs_by={"early_config_prune": pruned(QUERY_GRAD)},
-    **interpreted_timer(),
+    choose=QUERY_GRAD.choose,
 )
 @triton.jit(do_not_specialize=["num_rows", "P"])
 def _query_grad_kernel(
@@ -70,11 +70,10 @@ def _query_grad_kernel(
     tl.store(query_grad + own, (dq * scale).to(query_grad.dtype.element_ty), mask=own_mask)
 
 
-@triton.autotune(
+@tuned(
     TABLE_GRADS.all(),
     key=["BD", "PRECISION", "FIXED"],
-    prune_configs_by={"early_config_prune": pruned(TABLE_GRADS)},
-    **interpreted_timer(),
+    choose=TABLE_GRADS.choose,
 )
 @triton.jit(do_not_specialize=["num_rows", "P", "chunk"])
 def _table_grads_kernel(

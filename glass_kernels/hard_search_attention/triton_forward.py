@@ -19,15 +19,15 @@ from glass_kernels.hard_search_attention.triton_common import (
     padded_head,
     slabs,
 )
-from glass_kernels.hard_search_attention.triton_settings import FORWARD, pruned
-from glass_kernels.triton_launch import interpreted_timer, on_device, product_precision
+from glass_kernels.hard_search_attention.triton_settings import FORWARD
+from glass_kernels.triton_launch import on_device, product_precision
+from glass_kernels.triton_tuning import tuned
 
 
-@triton.autotune(
+@tuned(
     FORWARD.all(),
     key=["BD", "PRECISION", "FIXED"],
-    prune_configs_by={"early_config_prune": pruned(FORWARD)},
-    **interpreted_timer(),
+    choose=FORWARD.choose,
 )
 @triton.jit(do_not_specialize=["num_rows", "P"])
 def _attention_fwd_kernel(

@@ -7,11 +7,10 @@ process, not only from call to call.
 # mypy: allow-untyped-defs, allow-untyped-calls
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import triton
+
+from glass_kernels.triton_tuning import Known
 
 # (BR, BV, warps, stages)
 Sizes = tuple[int, int, int, int]
@@ -32,8 +31,12 @@ class Settings:
             for rows, columns, warps, stages in found
         ]
 
+    def choose(self, known: Known) -> list[triton.Config]:
+        """Of these, what a kernel with arguments `query` and BD may take."""
+        return self.choices(known["BD"], known["query"].dtype == torch.float32)
+
     def all(self) -> list[triton.Config]:
-        """Every one, for `triton.autotune`, which `pruned` then narrows."""
+        """Every one, from which `choose` then takes some."""
         return [
             config
             for wide, sizes in self._sizes.items()
@@ -42,26 +45,17 @@ class Settings:
         ]
 
 
-def pruned(settings: Settings) -> Callable[..., list[triton.Config]]:
-    """`early_config_prune` for a kernel with arguments `query`, BD and FIXED."""
-
-    def choose(
-        configs: list[triton.Config], arguments: dict[str, Any], **more: Any
-    ) -> list[triton.Config]:
-        known = arguments | more
-        found = settings.choices(known["BD"], known["query"].dtype == torch.float32)
-        return found[:1] if known["FIXED"] else found
-
-    return choose
-
-
 # float32 (IEEE) products run on no tensor core and keep their operands in registers: small tiles.
-# All of these compile without spills for every card of docs/gpu_static.csv; larger ones do not.
+# All of these compile without spills for every NVIDIA card of docs/gpu_static.csv, larger ones do
+# not; for AMD's at least one of each list does.
 _HALF_ROWS = {64: [(64, 64, 4, 3), (128, 32, 8, 3)], 128: [(64, 32, 4, 2), (128, 32, 8, 2)]}
 _WIDE_ROWS = {64: [(32, 32, 4, 2), (64, 32, 8, 2)], 128: [(32, 16, 8, 1)]}
 FORWARD = Settings(half=_HALF_ROWS, wide=_WIDE_ROWS)
 QUERY_GRAD = Settings(half=_HALF_ROWS, wide=_WIDE_ROWS)
 TABLE_GRADS = Settings(
-    half={64: [(64, 64, 8, 2), (64, 32, 4, 2)], 128: [(32, 64, 8, 2), (64, 32, 8, 2)]},
+    half={
+        64: [(64, 64, 8, 2), (64, 32, 4, 2)],
+        128: [(32, 64, 8, 2), (64, 32, 8, 2), (32, 32, 4, 1)],
+    },
     wide={64: [(32, 32, 8, 1), (32, 32, 4, 1)], 128: [(16, 32, 8, 1), (16, 16, 4, 1)]},
 )

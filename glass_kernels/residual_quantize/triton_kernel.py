@@ -20,7 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from glass_kernels.triton_launch import interpreted_timer, on_device
+from glass_kernels.triton_launch import on_device
+from glass_kernels.triton_tuning import tuned
 
 UNIT, LEAST = tl.constexpr(2.0**-24), tl.constexpr(2.0**-126)
 CONFIGS = [  # a BD of 32, or fewer warps, spills on one card or another
@@ -156,7 +157,7 @@ def _nearest_of_all(residual, rows, inside, begin, end, D, BM: tl.constexpr, BD:
     return nearest
 
 
-@triton.autotune(CONFIGS, key=["D", "NORMALIZE"], **interpreted_timer())
+@tuned(CONFIGS, key=["D", "NORMALIZE"])
 @triton.jit(do_not_specialize=["num_rows", "num_levels"])
 def _residual_quantize_fwd_kernel(
     x, rows, centred, halves, means, longest, starts, buffer, codes, num_rows, num_levels, D,

@@ -15,8 +15,6 @@ TF32 would move items over edges), which no tensor core does.
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -30,7 +28,8 @@ from glass_kernels.sid_tier.triton_common import (
     fitting,
     merge,
 )
-from glass_kernels.triton_launch import interpreted_timer, on_device
+from glass_kernels.triton_launch import on_device
+from glass_kernels.triton_tuning import Known, tuned
 
 LARGE, SMALL = tl.constexpr(2.0**40), tl.constexpr(2.0**-40)
 UP, DOWN = tl.constexpr(2.0**90), tl.constexpr(2.0**-90)
@@ -52,8 +51,8 @@ def configs_for(K: int, NT: int) -> list[triton.Config]:
     return fitting(CONFIGS, K, NT)
 
 
-def _prune(configs: list[triton.Config], arguments: dict[str, Any], **more: Any) -> Any:
-    return configs_for(arguments["K"], (arguments | more)["NT"])
+def _choose(known: Known) -> list[triton.Config]:
+    return configs_for(known["K"], known["NT"])
 
 
 @triton.jit
@@ -111,12 +110,7 @@ def _tiers(cosines, edges, N: tl.constexpr, NT: tl.constexpr, STEPS: tl.constexp
     return tiers
 
 
-@triton.autotune(
-    CONFIGS,
-    key=["K", "D", "NT"],
-    prune_configs_by={"early_config_prune": _prune},
-    **interpreted_timer(),
-)
+@tuned(CONFIGS, key=["K", "D", "NT"], choose=_choose)
 @triton.jit(do_not_specialize=["num_users", "total", "num_cuts", "num_items"])
 def _sid_tier_from_embeddings_fwd_kernel(
     item_ids, offsets, vectors, prototypes, inverse_norms, edges, out, partial,

@@ -7,8 +7,6 @@ memory; nothing is added in global memory. Costs per event and code: one byte, o
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -22,7 +20,8 @@ from glass_kernels.sid_tier.triton_common import (
     fitting,
     merge,
 )
-from glass_kernels.triton_launch import interpreted_timer, on_device
+from glass_kernels.triton_launch import on_device
+from glass_kernels.triton_tuning import Known, tuned
 
 CONFIGS = [
     triton.Config({"BK": 32, "TILE": 4096}, num_warps=4),
@@ -36,16 +35,11 @@ def configs_for(K: int, NT: int) -> list[triton.Config]:
     return fitting(CONFIGS, K, NT)
 
 
-def _prune(configs: list[triton.Config], arguments: dict[str, Any], **more: Any) -> Any:
-    return configs_for(arguments["K"], (arguments | more)["NT"])
+def _choose(known: Known) -> list[triton.Config]:
+    return configs_for(known["K"], known["NT"])
 
 
-@triton.autotune(
-    CONFIGS,
-    key=["K", "NT"],
-    prune_configs_by={"early_config_prune": _prune},
-    **interpreted_timer(),
-)
+@tuned(CONFIGS, key=["K", "NT"], choose=_choose)
 @triton.jit(do_not_specialize=["num_users", "total", "num_cuts", "num_items"])
 def _sid_tier_fwd_kernel(
     item_ids, offsets, table, out, partial,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from devices import NamesDevices
 
 from benchmarks.gpu_check import __main__ as program
 from benchmarks.gpu_check import jobs as all_jobs
-from benchmarks.gpu_check import models, ops, parts, report
+from benchmarks.gpu_check import models, ops, parts, report, settings
 from benchmarks.gpu_check.parts import Found, Options
 from benchmarks.machine import Floors
 from benchmarks.moving import moved
@@ -157,6 +158,33 @@ def test_the_report_keeps_every_number_and_shows_the_chief_ones(tmp_path: Path) 
     assert stored[0]["cuda host ms"] == "0.5"
     assert stored[1]["card"] == "H100"
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_fastest_settings_become_a_file_that_can_be_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from glass_kernels import triton_tuning  # once all tests are collected; see triton/conftest.py
+
+    entry = {"when": {"D": 64, "dtypes": ["torch.float32"]}, "use": {"BM": 64, "warps": 4}}
+    slower = {**entry, "use": {"BM": 16, "warps": 4}}
+    other = {**entry, "when": {"D": 32}}
+    lines = [json.dumps({"settings": {"op.kernel": each}}) for each in ([entry], [slower, other])]
+    rows, tuned = settings.split(parts._rows("\n".join(['{"B": 2}', *lines])))
+    assert rows == [{"B": 2}]
+    assert tuned == {"op.kernel": [entry, other]}
+    card = {"card": "NVIDIA H100, sm_90", "triton": "3.8.0"}
+    path = settings.write(tmp_path, card, [tuned, {"op.more": [entry]}])
+    assert path == tmp_path / "sm_90.json"
+    monkeypatch.setattr(triton_tuning, "FOLDER", tmp_path)
+    triton_tuning.read.cache_clear()
+    found = triton_tuning.read("sm_90")
+    triton_tuning.read.cache_clear()
+    assert found == {"measured": card, "settings": {**tuned, "op.more": [entry]}}
+    assert settings.write(tmp_path, {"card": "none: no CUDA device is visible"}, [tuned]) is None
+    assert settings.write(tmp_path, card, [{}]) is None
+    monkeypatch.setattr(triton_tuning, "measured", lambda: {"op.kernel": [entry]})
+    settings.show()
+    assert json.loads(capsys.readouterr().out) == {"settings": {"op.kernel": [entry]}}
 
 
 def test_without_a_card_it_says_so_and_is_no_failure(
