@@ -223,6 +223,9 @@ def test_it_needs_nothing_that_a_machine_with_a_card_may_lack() -> None:
         "for name in ('polars', 'faiss', 'jsonargparse', 'sentence_transformers', 'ranx'):\n"
         "    sys.modules[name] = None\n"
         "import benchmarks.gpu_check.__main__, benchmarks.gpu_check.models\n"
+        "from benchmarks.gpu_check.jobs import jobs\n"
+        "(job,) = jobs('tiny')['residual_quantize']\n"
+        "assert not job.make('cpu').others\n"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
