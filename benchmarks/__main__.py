@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     floors = {}
     for count in threads:
         use_threads(count, options.clock)
-        floors[count] = measure_floors()
+        floors[count] = measure_floors(5 if options.quick else 15)
         print(f"{count} thread(s): {floors[count]}", flush=True)
     if max(threads) > (os.cpu_count() or 1):
         print(f"{max(threads)} threads on {os.cpu_count()} cores: expect no gain", file=sys.stderr)

@@ -39,7 +39,7 @@ class Setup:
     beams: int = 20
 
 
-QUICK = [Setup(1), Setup(4)]
+QUICK = [Setup(1)]
 FULL = [Setup(1), Setup(32), Setup(128)]
 
 

@@ -38,7 +38,7 @@ class Setup:
         }  # fmt: skip
 
 
-QUICK = [Setup(tiers=20)]
+QUICK = [Setup(tiers=20, users=32)]
 FULL = [Setup(tiers=n, items=v) for v in (13_000, 1_000_000) for n in (4, 20)]
 
 
@@ -78,7 +78,7 @@ def run(quick: bool, floors: Floors) -> list[Row]:
     """Rows of the table; RuntimeError if a side differs from the reference or cannot run."""
     rows = []
     for setup in QUICK if quick else FULL:
-        contest = make_contest(setup)
+        contest = make_contest(setup, compiled=not quick)
         batch = contest.batches[0]
         times = contest.run(seconds=1.0 if quick else 6.0, least=3 if quick else 5)
         floor = floor_of(floors, setup, len(batch.ids))

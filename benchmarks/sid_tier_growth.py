@@ -34,7 +34,7 @@ class Setup:
 
 
 def setups(quick: bool) -> list[Setup]:
-    lengths = (100, 1_000, 10_000) if quick else LENGTHS
+    lengths = (100, 1_000) if quick else LENGTHS
     num_codes = (16, 128) if quick else NUM_CODES
     found = []
     for path in ("table", "embeddings"):

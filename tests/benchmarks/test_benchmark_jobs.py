@@ -125,7 +125,7 @@ def test_a_job_that_fails_prints_no_number(
     right = command.Job(lambda quick, floors: [{"ours ms": 1.5}], lambda rows, path: None, "right")
     jobs = {"wrong": command.Job(wrong_job, lambda rows, path: None, "wrong"), "right": right}
     monkeypatch.setattr(command, "JOBS", jobs)
-    monkeypatch.setattr(command, "measure_floors", lambda: FLOORS)
+    monkeypatch.setattr(command, "measure_floors", lambda rounds: FLOORS)
     assert command.main(["wrong", "--output", str(tmp_path)]) == 1
     captured = capsys.readouterr()
     assert "ours differs from the reference" in captured.err
