@@ -6,12 +6,14 @@
 // Shared memory starts as 0xCD, and is a heap block of exactly the size asked for, so that
 // AddressSanitizer knows its end. Found and reported as a failed launch: threads that wait at
 // different barriers or for a thread that is gone, a lane outside its own mask, more shared memory
-// than allowed. Not here: memory ordering (atomics are plain), warp matrix operations, cp.async,
-// clusters, static __shared__ inside templates.
+// than allowed. With -fsanitize=thread, accesses that nothing orders: see shim_races.h. Not here:
+// the effects of weak memory ordering, warp matrix operations, cp.async, clusters, static
+// __shared__ inside templates.
 #pragma once
 #include <ucontext.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -24,6 +26,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "shim_races.h"
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
 #endif
@@ -66,6 +70,8 @@ struct Thread {
   // what it waits for: the line, the lanes, its own value, and then everyone's
   unsigned line, mask;
   uint64_t mine, all[kWarp];
+  bool orders;              // what it waits for orders memory
+  void* watched = nullptr;  // what ThreadSanitizer calls it
 };
 
 struct Machine {
@@ -96,7 +102,7 @@ inline void fail(const std::string& what) {
   machine.error = what + " in block (" + std::to_string(b.x) + ", " + std::to_string(b.y) + ")";
 }
 
-// AddressSanitizer must be told of a change of stacks, before and after.
+// Sanitizers must be told of a change of stacks, AddressSanitizer before and after.
 inline void change(ucontext_t& from, ucontext_t& to, [[maybe_unused]] Thread* next) {
 #ifdef __SANITIZE_ADDRESS__
   void* fake = nullptr;
@@ -105,13 +111,14 @@ inline void change(ucontext_t& from, ucontext_t& to, [[maybe_unused]] Thread* ne
   swapcontext(&from, &to);
   __sanitizer_finish_switch_fiber(fake, nullptr, nullptr);
 #else
+  races::become(next ? next->watched : nullptr);
   swapcontext(&from, &to);
 #endif
 }
 
 inline void leave() { change(machine.current->context, machine.scheduler, nullptr); }
 
-inline void start() {
+SHIM_UNSEEN inline void start() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &machine.scheduler_stack, &machine.scheduler_stack_size);
 #endif
@@ -120,11 +127,13 @@ inline void start() {
   leave();
 }
 
-inline void wait(Thread::State state, Site site, unsigned mask = 0, uint64_t value = 0) {
+SHIM_UNSEEN inline void wait(Thread::State state, Site site, bool orders, unsigned mask = 0,
+                             uint64_t value = 0) {
   Thread& me = *machine.current;
   me.line = site.line();
   me.mask = mask;
   me.mine = value;
+  me.orders = orders;
   me.state = state;
   if (state == Thread::kInWarp && !(mask >> me.number % kWarp & 1)) {
     fail("a lane is not in its own mask at line " + std::to_string(me.line));
@@ -144,10 +153,13 @@ inline void meet(const Thread& one) {
     if (other.state != one.state || other.line != one.line || other.mask != one.mask) return;
     group.push_back(&other);
   }
+  std::vector<void*> watched;
   for (Thread* thread : group) {
+    watched.push_back(thread->watched);
     for (Thread* other : group) thread->all[other->number % kWarp] = other->mine;
     thread->state = Thread::kReady;
   }
+  if (one.orders) races::order(watched);
 }
 
 inline void run_thread(Thread& thread) {
@@ -197,6 +209,9 @@ inline void run_block(size_t shared_bytes) {
     Thread& thread = machine.threads[i];
     thread.state = Thread::kReady;
     thread.number = i;
+    thread.watched = races::thread();
+    // what the last block left there is not of this one
+    if (races::kWatched) thread.stack = std::make_unique_for_overwrite<char[]>(kStack);
     thread.index = {i % b.x, i / b.x % b.y, i / (b.x * b.y)};
     getcontext(&thread.context);
     thread.context.uc_stack.ss_sp = thread.stack.get();
@@ -210,10 +225,12 @@ inline void run_block(size_t shared_bytes) {
     if (thread.state == Thread::kDone) continue;
     fail("deadlock: thread " + std::to_string(i) + " waits at line " + std::to_string(thread.line));
   }
+  if (__start_glass_shared != __stop_glass_shared) races::order_blocks();
 }
 
 template <class Kernel, class... Arguments>
 void launch(Kernel* kernel, dim3 grid, dim3 block, size_t shared_bytes, const Arguments&... given) {
+  [[maybe_unused]] const races::Launch watched;
   machine.grid = grid;
   machine.block = block;
   machine.size = block.x * block.y * block.z;
@@ -249,12 +266,16 @@ To bits(From from) {
   return to;
 }
 
+// Whether the kernel keeps a barrier that shimmed.numbered has given a number.
+inline int left_out = -1;
+inline bool keeps(int barrier) { return barrier != left_out; }
+
 inline unsigned lane() { return machine.current->number % kWarp; }
 
 // The value of lane `from`; the caller's own if that is outside its group of `width` lanes.
 template <class T>
 T shuffle(unsigned mask, T value, int from, int width, Site site) {
-  wait(Thread::kInWarp, site, mask, pack(value));
+  wait(Thread::kInWarp, site, false, mask, pack(value));
   const int group = static_cast<int>(lane()) / width * width;
   if (from < group || from >= group + width || !(mask >> from & 1)) return value;
   return bits<T>(machine.current->all[from]);
@@ -272,10 +293,10 @@ T shuffle(unsigned mask, T value, int from, int width, Site site) {
 #define GLASS_DYNAMIC_SHARED(name) unsigned char* const name = shim::machine.shared.get()
 
 inline void __syncthreads(shim::Site site = shim::Site::current()) {
-  shim::wait(shim::Thread::kAtBarrier, site);
+  shim::wait(shim::Thread::kAtBarrier, site, true);
 }
 inline void __syncwarp(unsigned mask = ~0u, shim::Site site = shim::Site::current()) {
-  shim::wait(shim::Thread::kInWarp, site, mask);
+  shim::wait(shim::Thread::kInWarp, site, true, mask);
 }
 template <class T>
 T __shfl_sync(unsigned mask, T value, int from, int width = 32,
@@ -301,7 +322,7 @@ T __shfl_up_sync(unsigned mask, T value, int by, int width = 32,
 template <class T>
 unsigned __match_any_sync(unsigned mask, T value, shim::Site site = shim::Site::current()) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
-  shim::wait(shim::Thread::kInWarp, site, mask, shim::pack(value));
+  shim::wait(shim::Thread::kInWarp, site, false, mask, shim::pack(value));
   unsigned result = 0;
   for (unsigned i = 0; i < 32; ++i) {
     const bool same = shim::machine.current->all[i] == shim::pack(value);
@@ -310,7 +331,7 @@ unsigned __match_any_sync(unsigned mask, T value, shim::Site site = shim::Site::
   return result;
 }
 inline unsigned __ballot_sync(unsigned mask, int vote, shim::Site site = shim::Site::current()) {
-  shim::wait(shim::Thread::kInWarp, site, mask, vote != 0);
+  shim::wait(shim::Thread::kInWarp, site, false, mask, vote != 0);
   unsigned result = 0;
   for (unsigned i = 0; i < 32; ++i) {
     if (mask >> i & 1) result |= static_cast<unsigned>(shim::machine.current->all[i]) << i;
@@ -319,7 +340,7 @@ inline unsigned __ballot_sync(unsigned mask, int vote, shim::Site site = shim::S
 }
 template <class T>
 T atomicAdd(T* at, T value) {
-  return std::exchange(*at, static_cast<T>(*at + value));
+  return std::atomic_ref<T>(*at).fetch_add(value, std::memory_order_relaxed);
 }
 
 inline float __fdiv_rn(float a, float b) { return a / b; }
@@ -353,11 +374,14 @@ cudaError_t cudaFuncSetAttribute(Kernel* kernel, int, int bytes) {
   return cudaSuccess;
 }
 
-// Order of threads from now on (0: as they are numbered), and a clean slate.
+// Order of threads from now on (0: as they are numbered), and a clean slate. A barrier whose number
+// is in SHIM_LEAVE_OUT is not waited for.
 extern "C" __attribute__((used, visibility("default"))) inline void shim_seed(unsigned seed) {
   shim::machine.seed = seed;
   shim::machine.error.clear();
   shim::machine.largest_shared = 0;
+  const char* left_out = std::getenv("SHIM_LEAVE_OUT");
+  shim::left_out = left_out ? std::atoi(left_out) : -1;
 }
 extern "C" __attribute__((used, visibility("default"))) inline const char* shim_error() {
   return shim::machine.error.c_str();

@@ -1,11 +1,13 @@
 """CUDA kernels compiled with g++ and shim.h, called with NumPy arrays.
 
-No torch here: this file runs by itself under AddressSanitizer, `python shimmed.py LIBRARY`.
+No torch here: this file runs by itself under sanitizers, `python shimmed.py LIBRARY`.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -26,6 +28,20 @@ def build(op: str, folder: Path, *flags: str, source: str | None = None) -> Path
     command = ["g++", *FLAGS, *flags, f"-I{CUDA}", "-include", str(HERE / "shim.h")]
     subprocess.run([*command, "-x", "c++", str(file), "-o", str(library)], check=True)
     return library
+
+
+_BARRIER = re.compile(r"__sync(?:threads|warp)\(\);")
+
+
+def barriers(source: str) -> list[int]:
+    """The line of each barrier."""
+    return [source.count("\n", 0, found.start()) + 1 for found in _BARRIER.finditer(source)]
+
+
+def numbered(source: str) -> str:
+    """The same, but a kernel leaves out the barrier whose number is in SHIM_LEAVE_OUT."""
+    numbers = itertools.count()
+    return _BARRIER.sub(lambda found: f"if (shim::keeps({next(numbers)})) {found[0]}", source)
 
 
 class _Call(ctypes.Structure):

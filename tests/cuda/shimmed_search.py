@@ -1,6 +1,6 @@
 """The CUDA kernels of hard search compiled with g++ and shim.h, called with NumPy arrays.
 
-No torch here: this file runs by itself under AddressSanitizer, `python shimmed_search.py LIBRARY`.
+No torch here: this file runs by itself under sanitizers, `python shimmed_search.py LIBRARY`.
 """
 
 from __future__ import annotations

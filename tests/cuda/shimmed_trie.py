@@ -1,6 +1,6 @@
 """The CUDA kernels of beam search compiled with g++ and shim.h, called with NumPy arrays.
 
-No torch here: this file runs by itself under AddressSanitizer, `python shimmed_trie.py LIBRARY`.
+No torch here: this file runs by itself under sanitizers, `python shimmed_trie.py LIBRARY`.
 """
 
 from __future__ import annotations
@@ -164,9 +164,9 @@ def busy_cases() -> tuple[BeamCase, BeamCase]:
 
 
 def main(library: str, *seeds: str) -> None:
-    """Every case; with seeds the busy ones, in those orders of threads."""
+    """Every case; with seeds only the busy ones, in those orders of threads."""
     run = BeamStep(Path(library))
-    for seed in seeds:
+    for seed in seeds or ("1",):
         for case in busy_cases():
             case.assert_found(*run(case, seed=int(seed)))
     for arguments, splits in () if seeds else CASES:

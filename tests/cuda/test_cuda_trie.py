@@ -164,12 +164,15 @@ def _run_broken(shim: BeamStep, case: BeamCase, seed: int) -> shimmed_trie.Found
     return shim(Broken(**vars(case)), seed=seed)
 
 
-BARRIERS = range(inlined().count("__syncthreads();"))
+@pytest.fixture(scope="module")
+def numbered_barriers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("numbered")
+    source = shimmed.numbered(inlined())
+    return shimmed.build("trie_beam_step", folder, "-O0", source=source)
 
 
-def fails(source: str, folder: Path) -> bool:
+def fails(library: Path) -> bool:
     """In a process of its own, since a broken kernel may write anywhere, or go on for ever."""
-    library = shimmed.build("trie_beam_step", folder, "-O0", source=source)
     command = [sys.executable, str(shimmed_trie.__file__), str(library), *"12345"]
     try:
         return subprocess.run(command, capture_output=True, timeout=60).returncode != 0
@@ -177,15 +180,16 @@ def fails(source: str, folder: Path) -> bool:
         return True
 
 
-def test_no_barrier_is_missing(tmp_path: Path) -> None:
-    assert not fails(inlined(), tmp_path)
+def test_no_barrier_is_missing(numbered_barriers: Path) -> None:
+    assert not fails(numbered_barriers)
 
 
-@pytest.mark.parametrize("which", BARRIERS)
-def test_a_missing_barrier_is_found(which: int, tmp_path: Path) -> None:
-    pieces = inlined().split("__syncthreads();")
-    source = "__syncthreads();".join(pieces[: which + 1])
-    assert fails(source + "__syncthreads();".join(pieces[which + 1 :]), tmp_path)
+@pytest.mark.parametrize("which", range(len(shimmed.barriers(inlined()))))
+def test_a_missing_barrier_is_found(
+    which: int, numbered_barriers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHIM_LEAVE_OUT", str(which))
+    assert fails(numbered_barriers)
 
 
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
