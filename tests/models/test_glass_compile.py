@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from toy import SMALL, random_histories, toy_batch, toy_model
+from compile_cases import COPYING, GLASS, TIGER, training_batch
+from toy import random_histories, toy_batch, toy_model
 
 from glass.config import ModelConfig
-
-GLASS = dataclasses.replace(SMALL, dropout=0.0, num_encoder_layers=1, num_decoder_layers=1)
-COPYING = dataclasses.replace(GLASS, copy_head=True)
-TIGER = dataclasses.replace(GLASS, use_sid_tier=False, use_hard_search=False)
 
 
 @pytest.mark.slow
@@ -32,9 +28,7 @@ def test_forward_is_one_graph(config: ModelConfig) -> None:
     # Without fullgraph, which would also capture shapes that depend on the data.
     compiled = torch.compile(model, backend=count, dynamic=True)
     for seed in (0, 1):  # other lengths, other numbers of targets
-        histories = random_histories(6, (2, 25), seed=seed)
-        targets = [list(range(n)) for n in (1, 2, 3, 1, 2 + seed, 1)]
-        batch = toy_batch(histories, targets, config)
+        batch = training_batch(config, seed)
         results = []
         for run in (model, compiled):
             model.zero_grad()

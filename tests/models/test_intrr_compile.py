@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from compile_cases import union_batch, union_model
 from sequence_cases import sequence_model, windows_batch
-from toy import SMALL, random_histories, toy_batch, toy_dataset, toy_sids
-
-from glass.data.batches import Batch, distinct_items
-from glass.models import GlassIntrr
-from glass.models.glass_intrr import GlassIntrrConfig
 
 shapes = torch.fx.experimental._config
-UNION = GlassIntrrConfig(
-    **{
-        **asdict(SMALL),
-        "dropout": 0.0,
-        "num_encoder_layers": 1,
-        "num_decoder_layers": 1,
-        "copy_head": True,
-    },
-    uid_dim=8,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -77,21 +63,9 @@ def test_full_histories_have_a_graph_without_padding() -> None:
     assert graphs_of(model, [full, ragged]) == 2
 
 
-def union_batch(seed: int) -> Batch:
-    histories = random_histories(6, (2, 25), seed=seed)
-    targets = [list(range(n)) for n in (1, 2, 3, 1, 2 + seed, 1)]
-    batch = toy_batch(histories, targets, UNION)
-    distinct, place = distinct_items(batch.short_items)
-    return replace(batch, distinct=distinct, place=place)
-
-
 @pytest.mark.slow
 def test_training_forward_of_the_union_is_one_graph() -> None:
-    torch.manual_seed(0)
-    table = toy_sids()
-    items = list(range(len(table.codes)))
-    known = toy_dataset([[*([item] for item in items), [0], [0]]], len(items))
-    model = GlassIntrr.from_data(UNION, table, known).train()
+    model = union_model().train()
     assert graphs_of(model, [union_batch(0), union_batch(1)]) == 1
 
 
