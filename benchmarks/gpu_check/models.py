@@ -116,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (DiffersError, RuntimeError, ValueError) as error:
             bad, row = True, {"work": title, "wrong": " ".join(str(error).split())[:300]}
         print(json.dumps(row), flush=True)
-    settings.show()
+    if options.device == "cuda":
+        settings.show()
     return int(bad)
 
 
