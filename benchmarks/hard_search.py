@@ -41,7 +41,7 @@ class Setup:
         }  # fmt: skip
 
 
-QUICK = [Setup(users=128)]
+QUICK = [Setup(users=64)]
 FULL = [
     *(Setup(codes=k, max_items=m) for k in (64, 128) for m in (30, 100)),
     *(Setup(codes=k, neighbours=0) for k in (64, 128)),

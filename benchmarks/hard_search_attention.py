@@ -48,7 +48,7 @@ class Setup:
 TRAINING = Setup()
 DECODING = Setup(sets=20, positions=1)
 ONE_USER = Setup(users=1, sets=20, positions=1)
-QUICK = [Setup(users=8), Setup(users=8, backward=True)]
+QUICK = [Setup(users=4), Setup(users=4, backward=True)]
 FULL = [
     *(Setup(max_items=m, backward=both) for m in (30, 100) for both in (False, True)),
     *(Setup(codes=256, backward=both) for both in (False, True)),

@@ -45,7 +45,7 @@ class Setup:
         return 2.0 * self.vectors * self.dim * self.codes * self.levels
 
 
-QUICK = [Setup(20_000, compiled=False)]
+QUICK = [Setup(8_000, compiled=False)]
 FULL = [
     Setup(100_000),
     Setup(100_000, dim=64, codes=1_024, compiled=False),

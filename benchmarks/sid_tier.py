@@ -38,7 +38,7 @@ class Setup:
         }  # fmt: skip
 
 
-QUICK = [Setup(users=64, tiers=4), Setup("long tail", users=64, tiers=20)]
+QUICK = [Setup(users=32, tiers=4), Setup("long tail", users=32, tiers=20)]
 FULL = [
     *(Setup(tiers=n, codes=k, compiled=k == 128) for k in (64, 128) for n in (4, 20)),
     *(Setup("long tail", tiers=n) for n in (4, 20)),

@@ -35,7 +35,7 @@ class Setup:
 
 def setups(quick: bool) -> list[Setup]:
     lengths = (100, 1_000) if quick else LENGTHS
-    num_codes = (16, 128) if quick else NUM_CODES
+    num_codes = (128,) if quick else NUM_CODES
     found = []
     for path in ("table", "embeddings"):
         found += [Setup(path, "L", USERS_BY_LENGTH, length, CODES) for length in lengths]

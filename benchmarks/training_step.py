@@ -47,7 +47,7 @@ class Setup:
         }  # fmt: skip
 
 
-QUICK = [Setup(batch_size=4)]
+QUICK = [Setup(batch_size=2)]
 FULL = [
     Setup(),
     Setup(attention_dropout=0.1),

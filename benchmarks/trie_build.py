@@ -37,7 +37,7 @@ class Setup:
         return (self.codes,) * self.levels
 
 
-QUICK = [Setup(100_000, "clustered")]
+QUICK = [Setup(12_000, "clustered")]
 FULL = [
     *(Setup(items, sids) for items in (1_000_000, 10_000_000) for sids in ("uniform", "clustered")),
     Setup(5_000_000, "uniform", 3, 1024),
