@@ -89,7 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--list", action="store_true", help="list the jobs and stop")
     parser.add_argument(
-        "--quick", action="store_true", help="fewer sizes; about two minutes in all"
+        "--quick", action="store_true", help="fewer sizes; under two minutes in all"
     )
     parser.add_argument(
         "--threads", type=int, nargs="+", metavar="N",

@@ -188,7 +188,7 @@ def run(quick: bool, floors: Floors) -> list[Row]:
     loaded, why = library.load("cpp")
     if not loaded:
         raise RuntimeError(f"trie_build: no C++ library: {why}")
-    rows, seconds = [], 0.5 if quick else 3.0
+    rows, seconds = [], 0.1 if quick else 3.0
     for setup in QUICK if quick else FULL:
         sids = make_sids(setup)
         rows.append(build_row(setup, sids, floors, seconds))
