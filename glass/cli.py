@@ -15,10 +15,14 @@ from typing import Any
 
 from glass.cli_errors import expected_message
 from glass.commands import COMMANDS
+from glass.tools import TOOLS, run_tool
 
 INTERRUPTED = 130
 TERMINATED = 143
 
+_SUMMARIES = {name: command.summary for name, command in COMMANDS.items()} | {
+    name: tool.summary for name, tool in TOOLS.items()
+}
 _CONFIG_HELP = """\
 CONFIG is a YAML file such as configs/complete_journey_glass.yaml, or the folder of a run such as
 runs/latest. Every field can be set on the command line too: --train.max_epochs 2.
@@ -80,6 +84,9 @@ def _dispatch(arguments: list[str]) -> None:
         print(report())
         return
     name, rest = _find_command(arguments)
+    if name in TOOLS:
+        run_tool(name, rest)
+        return
     config, others = _settings(name, rest)
     with _log_steps():
         COMMANDS[name].work(config, others)
@@ -87,15 +94,15 @@ def _dispatch(arguments: list[str]) -> None:
 
 def _find_command(arguments: list[str]) -> tuple[str, list[str]]:
     for words in (2, 1):
-        if (name := " ".join(arguments[:words])) in COMMANDS:
+        if (name := " ".join(arguments[:words])) in _SUMMARIES:
             return name, arguments[words:]
-    group = [name for name in COMMANDS if name.split()[0] == arguments[0]]
+    group = [name for name in _SUMMARIES if name.split()[0] == arguments[0]]
     if group:
         if arguments[1:] and arguments[1] in ("-h", "--help"):
-            print("\n".join(f"glass {name:<15}{COMMANDS[name].summary}" for name in group))
+            print("\n".join(f"glass {name:<15}{_SUMMARIES[name]}" for name in group))
             raise SystemExit(0)
         raise ValueError(f"`glass {arguments[0]}` is one of: glass {', glass '.join(group)}")
-    known = [*COMMANDS, "info"]
+    known = [*_SUMMARIES, "info"]
     close = difflib.get_close_matches(" ".join(arguments[:2]), known, n=1, cutoff=0.5)
     close = difflib.get_close_matches(arguments[0], known, n=1, cutoff=0.5) or close
     hint = f" Did you mean {close[0]}?" if close else ""
@@ -122,7 +129,7 @@ def _settings(name: str, arguments: list[str]) -> tuple[Any, dict[str, Any]]:
 
 def _overview() -> str:
     lines = ["usage: glass COMMAND CONFIG [--field VALUE ...]", "", "commands:"]
-    lines += [f"  {name:<15}{command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<15}{summary}" for name, summary in _SUMMARIES.items()]
     lines += ["  info           what is installed, built and available, and why not"]
     lines += ["", "options:", "  --version      print the version"]
     lines += ["  --help         this text; `glass COMMAND CONFIG --help` explains every field"]

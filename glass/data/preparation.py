@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import re
 import typing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from polars.exceptions import PolarsError
-from tqdm import tqdm
-
 from glass.config import DataConfig
-from glass.data.assemble import Tables, assemble
-from glass.data.order import SPLITS
+from glass.data.assembly import Assembled, assemble
 from glass.data.raw import RawData, Source
 from glass.data.readers import READERS
-from glass.data.store import FILES, FORMAT_VERSION, MANIFEST, new_folder, read_manifest, write_json
+from glass.data.store import (
+    FORMAT_VERSION,
+    MANIFEST,
+    is_whole,
+    new_folder,
+    read_manifest,
+    write_json,
+)
 
 _LOG = logging.getLogger(__name__)
 ALGORITHM_VERSION = 1
 """Raise when the same settings and sources come to give other tables: a change of a reader, of
 cleaning, order, filters or splits. The data are then prepared anew, and all that follows from them.
 `FORMAT_VERSION` is for files that older code could not read."""
+_OF_ONE_FORMAT = ("taobao_mm",)
+"""Sections that count for the format of their name alone."""
 _ELSEWHERE = ("folder", "name", "path", "items_path")
 """Settings that the fingerprint leaves out: they say where data lie, not what they are."""
 
@@ -55,22 +57,16 @@ def prepare(config: DataConfig, *, force: bool = False) -> Path:
     if not force and _is_current(folder, fingerprint):
         _LOG.info("%s is up to date", folder)
         return folder
-    with new_folder(folder) as temporary, tqdm(total=3, desc=config.name, disable=None) as bar:
-        bar.set_postfix_str("reading")
-        raw = reader.read(config, sources)
-        for report in raw.reports:
-            report.check(config.max_malformed_share)
-            if report.malformed:
-                _LOG.warning("%s", report.summary())
-        if raw.events.is_empty():
-            raise ValueError(f"{sources[0].path} has no events")
-        bar.update()
-        bar.set_postfix_str("sorting and splitting")
-        tables = assemble(raw, config)
-        bar.update()
-        bar.set_postfix_str("writing")
-        _write(temporary, config, tables, _manifest(config, entries, fingerprint, raw, tables))
-        bar.update()
+    with new_folder(folder) as temporary:
+        raws: list[RawData] = []
+
+        def read() -> RawData:
+            raws.append(reader.read(config, sources))
+            return raws[-1]
+
+        tables = assemble(read, config, temporary, source=str(sources[0].path))
+        manifest = _manifest(config, entries, fingerprint, raws[-1], tables)
+        write_json(temporary / MANIFEST, manifest)
     return folder
 
 
@@ -88,6 +84,13 @@ def check_config(config: DataConfig) -> None:
     for name in ("min_item_events", "min_user_events", "num_test_events", "num_valid_events"):
         if getattr(config, name) < 0:
             raise ValueError(f"data.{name} is {getattr(config, name)}, it has to be 0 or more")
+    taobao = config.taobao_mm
+    for name, value in (
+        ("target_items", taobao.target_items),
+        ("min_target_clicks", taobao.min_target_clicks),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"data.taobao_mm.{name} is {value}, it has to be 1 or more")
     for name in ("test_share", "valid_share"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"data.{name} is {getattr(config, name)}, it has to be in [0, 1)")
@@ -100,6 +103,9 @@ def check_config(config: DataConfig) -> None:
 def compute_fingerprint(config: DataConfig, sources: list[dict[str, str]]) -> str:
     """sha256 over the settings, the content of the sources and the versions of the code."""
     settings = {name: v for name, v in asdict(config).items() if name not in _ELSEWHERE}
+    for name in _OF_ONE_FORMAT:
+        if config.format != name:
+            del settings[name]
     content = {
         "config": settings,
         "sources": sources,
@@ -125,19 +131,7 @@ def _is_current(folder: Path, fingerprint: str) -> bool:
         manifest = read_manifest(folder)
     except ValueError:
         return False
-    whole = all((folder / name).is_file() for name in FILES)
-    return whole and manifest.get("fingerprint") == fingerprint
-
-
-def _write(folder: Path, config: DataConfig, tables: Tables, manifest: dict[str, Any]) -> None:
-    for name, table in zip(FILES, (tables.interactions, tables.items, tables.users), strict=True):
-        try:
-            table.write_parquet(folder / name, compression="zstd")
-        except PolarsError as error:
-            # polars hides the operating system's error in its text.
-            code = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(code[1]) if code else errno.EIO, str(error)) from error
-    write_json(folder / MANIFEST, manifest)
+    return is_whole(folder, manifest) and manifest.get("fingerprint") == fingerprint
 
 
 def _manifest(
@@ -145,36 +139,18 @@ def _manifest(
     sources: list[dict[str, str]],
     fingerprint: str,
     raw: RawData,
-    tables: Tables,
+    tables: Assembled,
 ) -> dict[str, Any]:
-    events = tables.interactions
-    groups = events.unique(["user_id", "group"])
-    split = {
-        name: {
-            "events": events.filter(pl.col("split") == label).height,
-            "groups": groups.filter(pl.col("split") == label).height,
-        }
-        for name, label in SPLITS.items()
-    }
     return {
         "format_version": FORMAT_VERSION,
         "fingerprint": fingerprint,
         "config": asdict(config),
         "sources": sources,
-        "counts": {
-            "users": tables.users.height,
-            "items": tables.items.height,
-            "events": events.height,
-            "groups": groups.height,
-            "items_without_text": tables.items.filter(pl.col("text") == "").height,
-            "source_users": raw.events["raw_user_id"].n_unique(),
-            "source_items": raw.events["raw_item_id"].n_unique(),
-            "source_events": raw.events.height,
-            "first_time": events["time"].min(),
-            "last_time": events["time"].max(),
-        },
+        "shards": tables.shards,
+        "counts": tables.counts,
         "time_unit": raw.time_unit,
-        "split": split,
+        "vectors": tables.vectors,
+        "split": tables.split,
         "malformed": {report.role: report.to_dict() for report in raw.reports},
         "dropped": tables.dropped,
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 EVENT_SCHEMA = {
     "raw_user_id": pl.String,
@@ -16,6 +18,8 @@ EVENT_SCHEMA = {
     "time": pl.Int64,
     "row": pl.Int64,
 }
+GIVEN = {"split": pl.Int8}
+"""Columns that events may have too: what a source says itself instead of the settings."""
 ITEM_SCHEMA = {"raw_item_id": pl.String, "title": pl.String, "text": pl.String}
 NUM_EXAMPLES = 10
 
@@ -112,19 +116,25 @@ class RowReport:
 
 @dataclass(frozen=True)
 class RawData:
-    """Inner form of every format.
+    """Inner form of every format, read while it is iterated: first `events`, then `items`.
 
-    `events`: raw_user_id str, raw_item_id str, time i64 (seconds, or the row number where the
-    source has no time), row i64 (number in the source, ascending and unique over all its files).
-    `items`: raw_item_id str (unique), title str, text str ("" for none).
-    `dropped`: rows that a reader leaves out on purpose, by reason.
+    `events`: tables of raw_user_id str, raw_item_id str, time i64 (seconds, or the row number where
+    the source has no time), row i64 (number in the source, ascending and unique over all its
+    files), and perhaps columns of `GIVEN`.
+    `items`: tables of raw_item_id str, title str, text str ("" for none); of repeated items the
+    first counts. No tables: the source has no items of its own.
+    `reports`, `dropped` (rows that a reader leaves out on purpose, by reason): complete once all is
+    read.
     """
 
-    events: pl.DataFrame
-    items: pl.DataFrame
+    events: Iterable[pl.DataFrame]
+    items: Iterable[pl.DataFrame]
     reports: tuple[RowReport, ...]
     dropped: dict[str, int]
     time_unit: str = "seconds"
+    vectors: Callable[[], Iterator[tuple[pl.Series, NDArray[np.int8]]]] | None = None
+    """Raw ids of items and int8 [n, D] vectors of them, where the source has vectors; read last.
+    Of repeated items the first counts."""
 
 
 def require_columns(
@@ -141,12 +151,6 @@ def require_columns(
         raise ValueError(
             f"{label}: {setting} is {column!r}, but the columns are {', '.join(available)}.{hint}"
         )
-
-
-def unique_items(items: pl.DataFrame) -> tuple[pl.DataFrame, int]:
-    """Keep the first row of each item; also return how many rows were left out."""
-    kept = items.unique("raw_item_id", keep="first", maintain_order=True)
-    return kept, items.height - kept.height
 
 
 def existing_file(path: Path, setting: str) -> Path:

@@ -15,6 +15,9 @@ from typing import Any
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 FILES = ("interactions.parquet", "items.parquet", "users.parquet")
+"""Of a large data set, `interactions` is a folder of such files instead."""
+VECTORS = "vectors.npy"
+"""int8 [V, D] where the source has vectors; row i is item i."""
 KEPT = ("cache",)
 """Entries of a data set's folder that a new version takes over (keyed by content, made later)."""
 
@@ -51,6 +54,20 @@ def remove_stale(target: Path) -> None:
         match = pattern.fullmatch(path.name)
         if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
             shutil.rmtree(path)
+
+
+def table_files(folder: Path, name: str) -> list[Path]:
+    """Files of one of `FILES`, in order: itself, or those of the folder in its place."""
+    shards = sorted((folder / name.removesuffix(".parquet")).glob("*.parquet"))
+    return shards or [folder / name]
+
+
+def is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether all tables are there that the manifest tells of."""
+    files = [table_files(folder, name) for name in FILES]
+    found = [path for paths in files for path in paths if path.is_file()]
+    vectors = not manifest.get("vectors") or (folder / VECTORS).is_file()
+    return vectors and len(found) == len(FILES) - 1 + manifest.get("shards", 1)
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -53,6 +53,8 @@ def item_vectors(config: SidConfig, dataset: Dataset) -> ItemVectors:
         return _text(config, dataset, trained)
     if config.source == "collaborative":
         return _collaborative(config, dataset, trained)
+    if config.source == "data":
+        return _data(config, dataset, trained)
     if config.source == "file":
         return _file(config, dataset, trained)
     if config.source == "both":
@@ -69,7 +71,7 @@ def item_vectors(config: SidConfig, dataset: Dataset) -> ItemVectors:
     if config.source == "none":
         return ItemVectors(np.zeros((dataset.num_items, 0), np.float32))
     raise ValueError(
-        f"sid.source is {config.source!r}; it must be text, collaborative, both, file or none"
+        f"sid.source is {config.source!r}; it must be text, collaborative, both, data, file or none"
     )
 
 
@@ -142,6 +144,20 @@ def _file(config: SidConfig, dataset: Dataset, trained: npt.NDArray[np.bool_]) -
     raw = read_vectors(Path(config.vectors_path or ""), dataset.item_table["raw_item_id"])
     vectors, mean = centered_unit(raw, trained, center=config.center)
     return ItemVectors(vectors, {"file_mean": mean})
+
+
+def _data(config: SidConfig, dataset: Dataset, trained: npt.NDArray[np.bool_]) -> ItemVectors:
+    if dataset.vectors is None:
+        raise ValueError(
+            f"sid.source is 'data' but the data set {dataset.name!r} came without vectors; use "
+            "text, collaborative, both or file"
+        )
+    raw = dataset.vectors.astype(np.float32)
+    without = int((~raw.any(axis=1)).sum())
+    if without:
+        log.warning("%d items have no vector; theirs is zero", without)
+    vectors, mean = centered_unit(raw, trained, center=config.center)
+    return ItemVectors(vectors, {"data_mean": mean}, {"items_without_vector": without})
 
 
 def cache_folder(dataset: Dataset) -> Path | None:

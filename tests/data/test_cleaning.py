@@ -7,7 +7,7 @@ from decimal import Decimal
 import polars as pl
 import pytest
 
-from glass.data.cleaning import clean_rows, text_column
+from glass.data.cleaning import Cleaner, text_column
 from glass.data.raw import RowReport
 
 
@@ -16,7 +16,7 @@ def times(values: list, dtype: pl.DataType | None = None) -> dict[int, int]:
     report = RowReport("interactions", files=["f"])
     column = pl.Series("time", values, dtype=dtype)
     frame = pl.DataFrame({"row": range(len(values)), "item": ["x"] * len(values), "time": column})
-    clean = clean_rows(frame, report, ("item",))
+    clean = Cleaner(report, ("item",))(frame)
     return dict(zip(clean["row"], clean["time"], strict=True))
 
 
@@ -75,7 +75,7 @@ def test_each_malformed_row_has_one_reason() -> None:
             "rating": ["1", "1", "1", "1", "1", "good", ""],
         }
     )
-    clean = clean_rows(frame, report, ("user", "item"), ("rating",))
+    clean = Cleaner(report, ("user", "item"), ("rating",))(frame)
     assert clean.rows() == [(2, "a", "x", 1.0)]
     assert report.reasons == {
         "missing user": 3,
@@ -98,10 +98,10 @@ def test_ids_are_texts_whatever_their_type() -> None:
         (["03", " 4"], ["03", " 4"]),
     ):
         frame = pl.DataFrame({"row": [1, 2], "item": values})
-        assert clean_rows(frame, report, ("item",))["item"].to_list() == expected
+        assert Cleaner(report, ("item",))(frame)["item"].to_list() == expected
     categories = pl.Series("item", ["a", "b"], dtype=pl.Categorical)
     frame = pl.DataFrame([pl.Series("row", [1, 2]), categories])
-    assert clean_rows(frame, report, ("item",))["item"].to_list() == ["a", "b"]
+    assert Cleaner(report, ("item",))(frame)["item"].to_list() == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_types_that_cannot_be_used(name: str, values: list, message: str) -> Non
     frame = pl.DataFrame({"row": [1, 2], "item": ["a", "b"]}).with_columns(pl.Series(name, values))
     numbers = ("rating",) if name == "rating" else ()
     with pytest.raises(ValueError, match=message):
-        clean_rows(frame, RowReport("x", files=["f"]), ("item",), numbers)
+        Cleaner(RowReport("x", files=["f"]), ("item",), numbers)(frame)
 
 
 def test_texts_have_single_blanks() -> None:

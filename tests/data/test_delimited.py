@@ -15,8 +15,10 @@ def read(path: Path, *, delimiter: str = ",", quoted: bool = True) -> tuple[list
     report = RowReport("interactions")
     report.start(path.name)
     names = read_header(path, delimiter, quoted=quoted)
-    frame = read_delimited(path, names[:2], report, names=names, delimiter=delimiter, quoted=quoted)
-    return frame.rows(), report
+    frames = read_delimited(
+        path, names[:2], report, names=names, delimiter=delimiter, quoted=quoted
+    )
+    return [row for frame in frames for row in frame.rows()], report
 
 
 def write(path: Path, content: bytes) -> Path:

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from raw_tables import Read, read
 
 from glass.config import DataConfig
 from glass.data import Dataset, prepare
-from glass.data.raw import RawData
-from glass.data.readers import READERS
 
 SEQUENCES = {"7": [3, 1, 3, 10], "u 8": ["3", 2.0, 1], "9": []}
 INDEX = {str(item): [f"<a_{item}>", "<b_0>"] for item in (1, 2, 3, 4, 10)}
@@ -51,12 +50,7 @@ def write(tmp_path: Path) -> Write:
     return files
 
 
-def read(config: DataConfig) -> RawData:
-    reader = READERS[config.format]
-    return reader.read(config, reader.find(config))
-
-
-def events(raw: RawData) -> list[tuple[Any, ...]]:
+def events(raw: Read) -> list[tuple[Any, ...]]:
     return raw.events.select("raw_user_id", "raw_item_id", "time", "row").rows()
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from raw_tables import Tables, tables_of
 
 from glass.config import DataConfig
-from glass.data.assemble import Tables, assemble
 from glass.data.order import assign_splits, event_order, group_numbers
 from glass.data.raw import EVENT_SCHEMA, ITEM_SCHEMA, RawData
 
@@ -40,8 +40,8 @@ def raw_data(events: Events, items: range = range(0)) -> RawData:
     rows = [(f"u{user}", f"i{item}", time, k) for k, (user, item, time) in enumerate(events)]
     table = [(f"i{item}", "", "") for item in items]
     return RawData(
-        pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row"),
-        pl.DataFrame(table, schema=ITEM_SCHEMA, orient="row"),
+        [pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")],
+        [pl.DataFrame(table, schema=ITEM_SCHEMA, orient="row")],
         (),
         {},
     )
@@ -49,7 +49,7 @@ def raw_data(events: Events, items: range = range(0)) -> RawData:
 
 def build(events: Events, config: DataConfig, items: range = range(0)) -> Tables | None:
     try:
-        return assemble(raw_data(events, items), config)
+        return tables_of(raw_data(events, items), config)
     except ValueError:
         return None  # nothing left after the filters
 

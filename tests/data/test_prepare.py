@@ -17,6 +17,7 @@ import pytest
 from glass.config import DataConfig
 from glass.data import Dataset, prepare
 from glass.data import preparation as prepare_module
+from glass.data.assembly import steps
 from glass.data.store import FILES, MANIFEST
 
 EVENTS = [
@@ -206,12 +207,21 @@ class TestIdempotence:
 
 
 class TestInterruption:
-    @pytest.mark.parametrize("step", ["assemble", "_write", "write_json"])
+    @pytest.mark.parametrize(
+        ("module", "step"),
+        [
+            (prepare_module, "assemble"),
+            (steps, "sort_users"),
+            (steps, "write_events"),
+            (prepare_module, "write_json"),
+        ],
+    )
     @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
     def test_nothing_is_left(
         self,
         table: Writer,
         monkeypatch: pytest.MonkeyPatch,
+        module: object,
         step: str,
         error: type[BaseException],
     ) -> None:
@@ -220,13 +230,13 @@ class TestInterruption:
 
         config = table(EVENTS)
         with monkeypatch.context() as patch:
-            patch.setattr(prepare_module, step, fail)
+            patch.setattr(module, step, fail)
             with pytest.raises(error):
                 prepare(config)
         assert list(Path(config.folder).iterdir()) == []
         before = content(prepare(config))
         with monkeypatch.context() as patch:
-            patch.setattr(prepare_module, step, fail)
+            patch.setattr(module, step, fail)
             with pytest.raises(error):
                 prepare(dataclasses.replace(config, seed=1))
         assert content(Path(config.folder) / "set") == before
@@ -236,10 +246,10 @@ class TestInterruption:
         config = table(EVENTS)
         code = (
             "import os, signal\n"
-            "from glass.config import DataConfig\n"
+            "from glass.config import DataConfig, TaobaoMmConfig\n"
             "from glass.data import preparation, prepare\n"
             "preparation.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-            f"prepare(DataConfig(**{dataclasses.asdict(config)!r}))\n"
+            f"prepare({config!r})\n"
         )
         root = Path(__file__).parents[2]
         done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True)

@@ -7,25 +7,19 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from raw_tables import Read, read
 
 from glass.config import DataConfig
-from glass.data.raw import RawData
-from glass.data.readers import READERS
 from glass.data.readers.packages import package_file
 
 FIRST = 1483271606  # 2017-01-01 11:53:26 UTC
 
 
-def read(config: DataConfig) -> RawData:
-    reader = READERS[config.format]
-    return reader.read(config, reader.find(config))
-
-
-def events(raw: RawData) -> list[tuple]:
+def events(raw: Read) -> list[tuple]:
     return raw.events.select("raw_user_id", "raw_item_id", "time", "row").rows()
 
 
-def items(raw: RawData) -> dict[str, tuple[str, str]]:
+def items(raw: Read) -> dict[str, tuple[str, str]]:
     return {row[0]: row[1:] for row in raw.items.select("raw_item_id", "title", "text").rows()}
 
 

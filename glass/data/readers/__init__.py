@@ -6,7 +6,14 @@ from typing import Protocol
 
 from glass.config import DataConfig
 from glass.data.raw import RawData, Source
-from glass.data.readers import complete_journey, inter_json, movielens, recbole, table
+from glass.data.readers import (
+    complete_journey,
+    inter_json,
+    movielens,
+    recbole,
+    table,
+    taobao_mm,
+)
 
 
 class Reader(Protocol):
@@ -30,5 +37,6 @@ READERS: dict[str, Reader] = {
     "movielens_100k": movielens,
     "recbole": recbole,
     "inter_json": inter_json,
+    "taobao_mm": taobao_mm,
     "table": table,
 }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import polars as pl
 
 from glass.config import DataConfig
-from glass.data.cleaning import clean_rows, text_column
-from glass.data.raw import ITEM_SCHEMA, RawData, RowReport, unique_items
+from glass.data.cleaning import Cleaner, text_column
+from glass.data.raw import RowReport
 
 
 def event_columns(config: DataConfig) -> dict[str, str]:
@@ -43,55 +43,48 @@ def item_settings(config: DataConfig) -> list[tuple[str, str]]:
 
 
 def make_events(
-    frame: pl.DataFrame, config: DataConfig, report: RowReport, dropped: dict[str, int]
-) -> pl.DataFrame:
-    """Events from `row` and the inner columns of one file, of any type.
+    frames: Iterable[pl.DataFrame],
+    config: DataConfig,
+    report: RowReport,
+    dropped: dict[str, int],
+) -> Iterator[pl.DataFrame]:
+    """Events from tables of `row` and the inner columns of one file, of any type.
 
     Without a time column the row number is the time. Rows below `min_rating` are counted in
     `dropped`.
     """
-    numbers = ("rating",) if "rating" in frame.columns else ()
-    clean = clean_rows(frame, report, ("user", "item"), numbers)
-    if "time" not in clean.columns:
-        clean = clean.with_columns(time="row")
+    numbers = ("rating",) if config.min_rating is not None else ()
+    clean_rows = Cleaner(report, ("user", "item"), numbers)
     if numbers:
-        rated = clean.filter(pl.col("rating") >= config.min_rating)
-        low = clean.height - rated.height
-        dropped["below_min_rating"] = dropped.get("below_min_rating", 0) + low
-        clean = rated
-    return clean.select("time", "row", raw_user_id="user", raw_item_id="item")
+        dropped.setdefault("below_min_rating", 0)
+    for frame in frames:
+        clean = clean_rows(frame)
+        if "time" not in clean.columns:
+            clean = clean.with_columns(time="row")
+        if numbers:
+            rated = clean.filter(pl.col("rating") >= config.min_rating)
+            dropped["below_min_rating"] += clean.height - rated.height
+            clean = rated
+        yield clean.select("time", "row", raw_user_id="user", raw_item_id="item")
 
 
 def make_items(
-    table: pl.DataFrame,
+    tables: Iterable[pl.DataFrame],
     columns: tuple[str, str | None, list[str]],
     report: RowReport,
-    dropped: dict[str, int],
-) -> pl.DataFrame:
-    """Items from a table with `row` and `columns` (item, title or None, texts).
+) -> Iterator[pl.DataFrame]:
+    """Items from tables with `row` and `columns` (item, title or None, texts) of one file.
 
-    A text joins its non-empty parts with ", ". Of repeated items the first row stays.
+    A text joins its non-empty parts with ", ".
     """
     item, title, texts = columns
-    parts = [text_column(table[name]).alias(f"text {k}") for k, name in enumerate(texts)]
-    titles = text_column(table[title]) if title else pl.Series([""] * table.height, dtype=pl.String)
-    wide = pl.DataFrame([table["row"], table[item].alias("item"), titles.alias("title"), *parts])
-    clean = clean_rows(wide, report, ("item",))
-    filled = [pl.when(pl.col(p.name) != "").then(pl.col(p.name)) for p in parts]
-    text = pl.concat_str(filled, separator=", ", ignore_nulls=True) if filled else pl.lit("")
-    items, repeated = unique_items(clean.select(raw_item_id="item", title="title", text=text))
-    dropped["repeated_items"] = repeated
-    return items
-
-
-def make_raw(
-    events: pl.DataFrame,
-    items: pl.DataFrame | None,
-    reports: tuple[RowReport, ...],
-    dropped: dict[str, int],
-    config: DataConfig,
-) -> RawData:
-    """Gather what a reader has; without an item file no item has a text."""
-    if items is None:
-        items = pl.DataFrame(schema=ITEM_SCHEMA)
-    return RawData(events, items, reports, dropped, "seconds" if config.time_column else "ordinal")
+    clean_rows = Cleaner(report, ("item",))
+    for table in tables:
+        parts = [text_column(table[name]).alias(f"text {k}") for k, name in enumerate(texts)]
+        none = pl.Series([""] * table.height, dtype=pl.String)
+        titles = text_column(table[title]) if title else none
+        named = [table["row"], table[item].alias("item"), titles.alias("title"), *parts]
+        clean = clean_rows(pl.DataFrame(named))
+        filled = [pl.when(pl.col(p.name) != "").then(pl.col(p.name)) for p in parts]
+        text = pl.concat_str(filled, separator=", ", ignore_nulls=True) if filled else pl.lit("")
+        yield clean.select(raw_item_id="item", title="title", text=text)

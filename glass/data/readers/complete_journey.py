@@ -7,13 +7,14 @@ bought; more than half of them are coupon slips, whose product number has no ent
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
 from glass.config import DataConfig
-from glass.data.cleaning import clean_rows, text_column
-from glass.data.raw import RawData, RowReport, Source, existing_file, unique_items
+from glass.data.cleaning import Cleaner, text_column
+from glass.data.raw import RawData, RowReport, Source, existing_file
 from glass.data.readers.packages import package_file
 from glass.data.readers.parquet import read_parquet
 
@@ -47,19 +48,27 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
     """Read purchases and products; product texts join category, type, department, brand, size."""
     transactions, products = sources
     reports = (RowReport("interactions"), RowReport("items"))
-    frame = _read(transactions, _EVENT_COLUMNS, reports[0])
-    frame = clean_rows(frame, reports[0], ("user", "item"), ("quantity",))
-    bought = frame.filter(pl.col("quantity") > 0)
-    events = bought.select("time", "row", raw_user_id=pl.col("user"), raw_item_id=pl.col("item"))
-
-    columns = {"item": "product_id"} | {name: name for name in TEXT_COLUMNS}
-    table = clean_rows(_read(products, columns, reports[1]), reports[1], ("item",))
-    items, repeated = unique_items(_describe_products(table))
-    dropped = {"quantity_zero": frame.height - bought.height, "repeated_items": repeated}
-    return RawData(events, items, reports, dropped)
+    dropped = {"quantity_zero": 0}
+    events = _events(transactions, reports[0], dropped)
+    return RawData(events, _items(products, reports[1]), reports, dropped)
 
 
-def _read(source: Source, columns: dict[str, str], report: RowReport) -> pl.DataFrame:
+def _events(source: Source, report: RowReport, dropped: dict[str, int]) -> Iterator[pl.DataFrame]:
+    clean_rows = Cleaner(report, ("user", "item"), ("quantity",))
+    for frame in _read(source, _EVENT_COLUMNS, report):
+        clean = clean_rows(frame)
+        bought = clean.filter(pl.col("quantity") > 0)
+        dropped["quantity_zero"] += clean.height - bought.height
+        yield bought.select("time", "row", raw_user_id=pl.col("user"), raw_item_id=pl.col("item"))
+
+
+def _items(source: Source, report: RowReport) -> Iterator[pl.DataFrame]:
+    clean_rows = Cleaner(report, ("item",))
+    for frame in _read(source, {"item": "product_id"} | {n: n for n in TEXT_COLUMNS}, report):
+        yield _describe_products(clean_rows(frame))
+
+
+def _read(source: Source, columns: dict[str, str], report: RowReport) -> Iterator[pl.DataFrame]:
     settings = [("a column of complete_journey", name) for name in columns.values()]
     return read_parquet(source, columns, settings, report)
 

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 
 from glass.config import DataConfig
-from glass.data.cleaning import clean_rows
+from glass.data.cleaning import Cleaner
 from glass.data.json_file import id_text, read_pairs
 from glass.data.raw import (
     ITEM_SCHEMA,
@@ -79,14 +79,14 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
     items = pl.DataFrame(schema=ITEM_SCHEMA)
     for source in sources[1:]:
         if source.role == "items":
-            items = _items(source, config, reports[1], dropped)
+            items = _items(source, config, reports[1])
         else:
             listed = dict.fromkeys(item for item, _ in read_pairs(source.path, _SETTING))
             names = pl.DataFrame({"raw_item_id": list(listed)}, schema={"raw_item_id": pl.String})
             unknown = names.join(items, on="raw_item_id", how="anti", maintain_order="left")
             empty = unknown.with_columns(title=pl.lit(""), text=pl.lit(""))
             items = pl.concat([items, empty])
-    return RawData(events, items, reports, dropped, "ordinal")
+    return RawData([events], [items] if sources[1:] else [], reports, dropped, "ordinal")
 
 
 def _events(source: Source, report: RowReport, dropped: dict[str, int]) -> pl.DataFrame:
@@ -116,7 +116,7 @@ def _events(source: Source, report: RowReport, dropped: dict[str, int]) -> pl.Da
     frame = pl.DataFrame({"user": list(users), "item": texts}, schema=schema)
     frame = frame.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
     frame = frame.filter(~pl.col("row").is_in(list(reasons)))
-    clean = clean_rows(frame, report, ("user", "item"))
+    clean = Cleaner(report, ("user", "item"))(frame)
     return clean.select(time="row", row="row", raw_user_id="user", raw_item_id="item")
 
 
@@ -142,9 +142,7 @@ def _report(report: RowReport, reasons: Mapping[int, str]) -> None:
         report.add(reason, bad, len(bad))
 
 
-def _items(
-    source: Source, config: DataConfig, report: RowReport, dropped: dict[str, int]
-) -> pl.DataFrame:
+def _items(source: Source, config: DataConfig, report: RowReport) -> pl.DataFrame:
     """Titles and texts of the item file; an item that is no object of texts is malformed."""
     pairs = read_pairs(source.path, _SETTING)
     report.start(source.label, lambda row: f"item {pairs[row - 1][0]}")
@@ -167,7 +165,7 @@ def _items(
     table = table.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
     table = table.filter(~pl.col("row").is_in(list(reasons)))
     chosen = ("item", f"field {title}", [f"field {name}" for name in texts])
-    return make_items(table, chosen, report, dropped)
+    return pl.concat(make_items([table], chosen, report))
 
 
 def _fields(source: Source, config: DataConfig, known: set[str]) -> tuple[str, list[str]]:

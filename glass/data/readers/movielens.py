@@ -51,6 +51,5 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
     raw = recbole.read(plain, sources)
     year = pl.col("text").str.extract(r", (\d{4})(?:, |$)")
     dated = pl.when(year.is_not_null()).then(pl.format("{} ({})", "title", year))
-    return dataclasses.replace(
-        raw, items=raw.items.with_columns(title=dated.otherwise(pl.col("title")))
-    )
+    titled = dated.otherwise(pl.col("title"))
+    return dataclasses.replace(raw, items=(part.with_columns(title=titled) for part in raw.items))

@@ -9,6 +9,7 @@ every token column of it; without `title_column` its title is the first token co
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -21,7 +22,6 @@ from glass.data.readers.columns import (
     item_settings,
     make_events,
     make_items,
-    make_raw,
     settings_of,
 )
 
@@ -54,16 +54,21 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
     dropped: dict[str, int] = {}
     columns = event_columns(config)
     types = read_types(sources[0], settings_of(columns))
-    frame = read_atomic(sources[0], types, list(columns.values()), reports[0])
-    inner = frame.select("row", **{new: pl.col(name) for new, name in columns.items()})
-    events = make_events(inner, config, reports[0], dropped)
-    items = None
-    for source in sources[1:]:
+    frames = (
+        frame.select("row", **{new: pl.col(name) for new, name in columns.items()})
+        for frame in read_atomic(sources[0], types, list(columns.values()), reports[0])
+    )
+    events = make_events(frames, config, reports[0], dropped)
+    items = _items(config, sources[1:], reports[1])
+    unit = "seconds" if config.time_column else "ordinal"
+    return RawData(events, items, reports, dropped, unit)
+
+
+def _items(config: DataConfig, sources: list[Source], report: RowReport) -> Iterator[pl.DataFrame]:
+    for source in sources:
         types = read_types(source, item_settings(config))
-        chosen = _item_columns(config, types)
-        table = read_atomic(source, types, list(types), reports[1])
-        items = make_items(table, chosen, reports[1], dropped)
-    return make_raw(events, items, reports, dropped, config)
+        tables = read_atomic(source, types, list(types), report)
+        yield from make_items(tables, _item_columns(config, types), report)
 
 
 def read_types(source: Source, wanted: list[tuple[str, str]]) -> dict[str, str]:
@@ -87,7 +92,7 @@ def read_types(source: Source, wanted: list[tuple[str, str]]) -> dict[str, str]:
 
 def read_atomic(
     source: Source, types: dict[str, str], columns: list[str], report: RowReport
-) -> pl.DataFrame:
+) -> Iterator[pl.DataFrame]:
     """`columns` of an atomic file as text, and `row`."""
     report.start(source.label)
     return read_delimited(

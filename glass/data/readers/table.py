@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,6 @@ from glass.data.readers.columns import (
     item_settings,
     make_events,
     make_items,
-    make_raw,
     settings_of,
 )
 from glass.data.readers.parquet import read_parquet
@@ -52,26 +52,41 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
     """Read events and, with `items_path`, titles and texts. Rows count on over several files."""
     reports = (RowReport("interactions"), RowReport("items"))
     dropped: dict[str, int] = {}
+    events = _events(config, [s for s in sources if s.role == "interactions"], reports[0], dropped)
+    items = _items(config, [s for s in sources if s.role == "items"], reports[1])
+    unit = "seconds" if config.time_column else "ordinal"
+    return RawData(events, items, reports, dropped, unit)
+
+
+def _events(
+    config: DataConfig, sources: list[Source], report: RowReport, dropped: dict[str, int]
+) -> Iterator[pl.DataFrame]:
     columns = event_columns(config)
-    parts: list[pl.DataFrame] = []
-    offset = 0
-    items = None
+    before = 0
     for source in sources:
-        if source.role == "items":
-            names = {name: name for name in item_columns(config)}
-            table = _read(source, names, item_settings(config), reports[1])
-            chosen = (config.item_column, config.title_column, list(config.text_columns))
-            items = make_items(table, chosen, reports[1], dropped)
-            continue
-        frame = _read(source, columns, settings_of(columns), reports[0])
-        last = frame["row"].max()
-        events = make_events(frame, config, reports[0], dropped)
-        shifted = [pl.col("row") + offset]
-        if not config.time_column:
-            shifted.append(pl.col("time") + offset)
-        parts.append(events.with_columns(shifted))
-        offset += last if isinstance(last, int) else 0
-    return make_raw(pl.concat(parts), items, reports, dropped, config)
+        last = 0
+
+        def frames(source: Source = source) -> Iterator[pl.DataFrame]:
+            nonlocal last
+            for frame in _read(source, columns, settings_of(columns), report):
+                newest = frame["row"].max()
+                last = newest if isinstance(newest, int) else last
+                yield frame
+
+        for events in make_events(frames(), config, report, dropped):
+            shifted = [pl.col("row") + before]
+            if not config.time_column:
+                shifted.append(pl.col("time") + before)
+            yield events.with_columns(shifted)
+        before += last
+
+
+def _items(config: DataConfig, sources: list[Source], report: RowReport) -> Iterator[pl.DataFrame]:
+    for source in sources:
+        names = {name: name for name in item_columns(config)}
+        tables = _read(source, names, item_settings(config), report)
+        chosen = (config.item_column, config.title_column, list(config.text_columns))
+        yield from make_items(tables, chosen, report)
 
 
 def _known(path: Path, setting: str) -> Path:
@@ -84,14 +99,15 @@ def _known(path: Path, setting: str) -> Path:
 
 def _read(
     source: Source, columns: dict[str, str], settings: list[tuple[str, str]], report: RowReport
-) -> pl.DataFrame:
+) -> Iterator[pl.DataFrame]:
     if source.path.suffix.lower() in PARQUET:
-        return read_parquet(source, columns, settings, report)
+        yield from read_parquet(source, columns, settings, report)
+        return
     delimiter = DELIMITERS[source.path.suffix.lower()]
     names = read_header(source.path, delimiter, quoted=True)
     require_columns(str(source.path), names, settings)
     report.start(source.label)
-    frame = read_delimited(
+    frames = read_delimited(
         source.path,
         list(dict.fromkeys(columns.values())),
         report,
@@ -99,4 +115,5 @@ def _read(
         delimiter=delimiter,
         quoted=True,
     )
-    return frame.select("row", **{new: pl.col(name) for new, name in columns.items()})
+    for frame in frames:
+        yield frame.select("row", **{new: pl.col(name) for new, name in columns.items()})
