@@ -10,13 +10,15 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from glass.cli_errors import expected_message
 from glass.commands import COMMANDS
 from glass.tools import TOOLS, run_tool
 
+PARALLEL = ("run", "train", "evaluate")
+"""Commands that several processes can share, under `torchrun`."""
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -88,7 +90,11 @@ def _dispatch(arguments: list[str]) -> None:
         run_tool(name, rest)
         return
     config, others = _settings(name, rest)
-    with _log_steps():
+    from glass import distributed
+
+    if distributed.requested() and name not in PARALLEL:
+        raise ValueError(f"`glass {name}` is the work of one process; start it without torchrun")
+    with _log_steps(), _first_prints(), distributed.job():
         COMMANDS[name].work(config, others)
 
 
@@ -154,12 +160,23 @@ def _log_steps() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = log.level
     log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    others = int(os.environ.get("RANK", "0")) > 0  # of torchrun: the first tells what all do
+    log.setLevel(logging.WARNING if others else logging.INFO)
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+@contextmanager
+def _first_prints() -> Iterator[None]:
+    """Of several processes one tells the results."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 @contextmanager

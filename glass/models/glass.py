@@ -18,7 +18,7 @@ from glass.models.decoder import Decoder, DecoderLayer, Memory, Retrieval
 from glass.models.encoder import Encoder
 from glass.models.fused import fused
 from glass.models.layers import initialise, initialise_copy
-from glass.models.output import Output
+from glass.models.output import Output, Term
 from glass.models.searching import SearchingModel, check_table, judged
 
 if TYPE_CHECKING:
@@ -163,7 +163,9 @@ class Glass(
             losses.append(loss)
             hits.append(hit)
         retrieved = None if retrieval is None else retrieval.lengths
-        return Output(torch.stack(losses).mean(), torch.stack(hits, dim=-1), present, retrieved)
+        loss = torch.stack(losses).mean()
+        terms = {"rec": Term(loss, present.sum())}
+        return Output(loss, torch.stack(hits, dim=-1), present, retrieved, terms)
 
     # --- decoding
 

@@ -33,7 +33,7 @@ from glass.models.decoder import DecoderLayer, Retrieval
 from glass.models.item_side import ItemSide
 from glass.models.kept import Kept
 from glass.models.layers import initialise, initialise_copy
-from glass.models.output import Output
+from glass.models.output import Output, Term
 from glass.models.retrieved_guidance import RetrievedGuidance, Tables
 from glass.models.searching import SearchingModel, check_table, judged
 from glass.models.trunk import Trunk
@@ -259,11 +259,14 @@ class GlassIntrr(
             hits.append(hit)
         loss = torch.stack(losses).mean()
         parts = {"rec": loss.detach()}
+        terms = {"rec": Term(loss, present.sum())}
         if alignment is not None:
             parts["align"] = alignment.detach()
-            loss = loss + self.config.alignment * alignment
+            weighted = self.config.alignment * alignment
+            terms["align"] = Term(weighted, batch.lengths.sum())
+            loss = loss + weighted
         found = None if retrieval is None else retrieval.lengths
-        return Output(loss, torch.stack(hits, dim=-1), present, found, parts)
+        return Output(loss, torch.stack(hits, dim=-1), present, found, terms, parts)
 
     def steps(self, batch: Batch) -> GlassIntrrSteps:
         """Decoding of a batch level by level, for `glass.generation.generate`."""

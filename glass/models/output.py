@@ -9,6 +9,16 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Term:
+    """A summand of a loss."""
+
+    value: Tensor
+    """A mean times its weight in the loss; scalar with gradient."""
+    count: Tensor | int
+    """Of how many things it is the mean."""
+
+
+@dataclass(frozen=True)
 class Output:
     """Of a training forward pass."""
 
@@ -21,6 +31,8 @@ class Output:
     """Where there is a target and not padding: bool [B, S]."""
     retrieved: Tensor | None
     """Items that the hard search found: int32 [B, S]; None without it."""
+    terms: Mapping[str, Term]
+    """Summands of the loss by name: several processes weight each by its own count."""
     parts: Mapping[str, Tensor] | None = None
     """What the loss is made of, by name: detached scalars; None where it is one thing."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from glass import distributed
 from glass.evaluation import write_json_atomic
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class StepClock:
             watcher.join()
         seconds = round(time.monotonic() - started, 2)
         log.info("%s: %s", name, f"done in {seconds:.1f} s" if step.worked else "up to date")
+        if not distributed.is_first():
+            return
         rows = {row[0]: row for row in self.steps()}
         if step.worked or name not in rows:
             rows[name] = (name, seconds, round(peak[0], 1))

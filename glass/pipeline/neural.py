@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from glass import distributed
 from glass.config import RunConfig
 from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
@@ -69,7 +70,8 @@ def train_system(
     key = training_key(system, config, dataset, table)
     if stored_key(folder / system / TRAINED) == key:
         return
-    _start_anew_unless(folder / "training" / system, key)
+    with distributed.first_before_others():
+        _start_anew_unless(folder / "training" / system, key)
     chosen = SYSTEMS[system]
     settings = chosen.settings(config)
     if device().type == "cpu":
@@ -106,12 +108,15 @@ def train_system(
         "best": result.best,
         "metric": score_name(config.train.metric),
     }
-    save_system(model, table, trie, folder / system, trained, ItemTable.of(dataset, config))
+    with distributed.first_before_others():
+        if distributed.is_first():
+            items = ItemTable.of(dataset, config)
+            save_system(model, table, trie, folder / system, trained, items)
 
 
 def add_items(system: str, config: RunConfig, dataset: Dataset, folder: Path) -> None:
     """Gives a model of `<folder>/<system>/` that an older version trained its table of items."""
-    if not (folder / system / NAME).exists():
+    if distributed.is_first() and not (folder / system / NAME).exists():
         ItemTable.of(dataset, config).save(folder / system)
 
 
@@ -141,14 +146,15 @@ def decode_samples(
     *,
     progress: bool = True,
 ) -> Decoded:
-    """Beam search of `system` for every sample."""
+    """Beam search of `system` for every sample; several processes decode a part each."""
     collate = SYSTEMS[system].collator(model.config, dataset, samples)
-    batches = list(sequential_batches(len(samples), config.eval.batch_size))
+    mine = distributed.own_part(np.arange(len(samples)))
+    batches = list(sequential_batches(len(mine), config.eval.batch_size)) or [mine[:0]]
     codes, scores, prefixes = [], [], []
     for rows in tqdm(batches, desc=f"decode {system}", unit="batch", disable=not progress):
         beams = generate(
             model,
-            collate(rows).to(device()),
+            collate(mine[rows]).to(device()),
             trie,
             beam_width=config.eval.beam_width,
             constrained=config.eval.constrained,
@@ -156,8 +162,9 @@ def decode_samples(
         codes.append(beams.codes.cpu().numpy())
         scores.append(beams.scores.float().cpu().numpy())
         prefixes.append([part.cpu().numpy() for part in beams.prefixes])
+    whole = distributed.interleaved
     return Decoded(
-        np.concatenate(codes),
-        np.concatenate(scores),
-        [np.concatenate(parts) for parts in zip(*prefixes, strict=True)],
+        whole(np.concatenate(codes)),
+        whole(np.concatenate(scores)),
+        [whole(np.concatenate(parts)) for parts in zip(*prefixes, strict=True)],
     )

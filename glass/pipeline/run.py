@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from glass import distributed
 from glass.config import RunConfig
 from glass.data import Dataset, Samples, describe, prepare
 from glass.data.store import remove_stale
@@ -44,6 +45,7 @@ from glass.pipeline.diagnose import Diagnosis, diagnose
 from glass.pipeline.keys import KEY, evaluation_key, stored_key
 from glass.pipeline.lock import locked_folder
 from glass.pipeline.neural import (
+    Decoded,
     add_items,
     decode_samples,
     is_trained,
@@ -54,7 +56,7 @@ from glass.sid import SidHealth, SidTable, load_built
 from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
 from glass.sid.files import replaced_file
-from glass.systems import TRAINED
+from glass.systems import TRAINED, Model
 
 if TYPE_CHECKING:
     from glass.report import ReportInput
@@ -88,7 +90,7 @@ class Run:
         Raises:
             ValueError: another process works there.
         """
-        if self._is_locked:
+        if self._is_locked or not distributed.is_first():
             yield
             return
         with locked_folder(self.folder):
@@ -102,6 +104,11 @@ class Run:
 
     def start(self) -> None:
         """Creates the folder, writes `config.yaml`, and points `latest` to it."""
+        with distributed.first_before_others():
+            if distributed.is_first():
+                self._start()
+
+    def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("sid", *TRAINED):
             remove_stale(self.folder / name)  # of processes that were killed
@@ -123,7 +130,8 @@ class Run:
         manifest = Path(self.config.data.folder) / self.config.data.name / "manifest.json"
         with self.clock.step("prepare data") as step:
             before = stored_key(manifest)
-            folder = prepare(self.config.data, force=force)
+            with distributed.first_before_others():
+                folder = prepare(self.config.data, force=force and distributed.is_first())
             step.worked = force or before != stored_key(manifest)
         self.__dict__["dataset"] = Dataset.load(folder)
         return folder
@@ -138,7 +146,8 @@ class Run:
         folder = self.folder / "sid"
         with self.clock.step("semantic IDs") as step:
             before = stored_key(folder / "manifest.json")
-            table = build_sids(self.config.sid, self.dataset, folder)
+            with distributed.first_before_others():
+                table = build_sids(self.config.sid, self.dataset, folder)
             step.worked = before != stored_key(folder / "manifest.json")
         self.__dict__["sid_table"] = table
         return table
@@ -208,6 +217,7 @@ class Run:
                     f"system {system!r} is not among the trained systems of this run "
                     f"({', '.join(self.neural_systems) or 'none'}); see the field systems"
                 )
+        self._have_inputs()
         for system in systems or self.neural_systems:
             given = (system, self.config, self.dataset, self.sid_table, self.folder)
             with self.clock.step(f"train {system}") as step:
@@ -217,7 +227,14 @@ class Run:
                     train_system(*given, progress=self.progress)
                 add_items(system, self.config, self.dataset, self.folder)
 
+    def _have_inputs(self) -> None:
+        """Makes data and SIDs, where they are missing, in one process."""
+        with distributed.first_before_others():
+            self.dataset, self.sid_table  # noqa: B018
+
     def _forget_results(self) -> None:
+        if not distributed.is_first():
+            return
         # Metrics and report of other models must not stand beside the new ones.
         for name in ("metrics.json", "report.html"):
             (self.folder / name).unlink(missing_ok=True)
@@ -230,6 +247,7 @@ class Run:
         Raises:
             ValueError: a system is not trained with the present settings, data and SIDs.
         """
+        self._have_inputs()
         config = self.config
         given = (config, self.dataset, self.sid_table, self.folder)
         for system in self.neural_systems:
@@ -239,10 +257,15 @@ class Run:
                     "data and semantic IDs; run `glass train` with this config"
                 )
         key = evaluation_key(*given[:-1])
-        if self._is_evaluated(key):
+        if distributed.from_first(self._is_evaluated(key)):
             log.info("metrics: up to date")
             return self.metrics()
         self.start()
+        if not distributed.is_first():  # helps with the decoding
+            for system in self.neural_systems:
+                self._decode(system)
+            distributed.wait_for_all()
+            return self.metrics()
         self._forget_results()
         metrics: dict[str, RankMetrics] = {}
         generation: dict[str, dict[str, float]] = {}
@@ -279,6 +302,7 @@ class Run:
                 result["redistribution"] = {s: found for s, found in moved.items() if found}
             result[KEY] = key
             write_json_atomic(self.folder / "metrics.json", result)
+        distributed.wait_for_all()
         return result
 
     def _is_evaluated(self, key: str) -> bool:
@@ -287,9 +311,8 @@ class Run:
         return stored_key(self.folder / "metrics.json") == key and all(p.exists() for p in written)
 
     def _evaluate_neural(self, system: str) -> tuple[RankMetrics, dict[str, float], Diagnosis]:
-        model, _, trie = load_system(self.folder / system)
+        model, decoded = self._decode(system)
         given = (self.dataset, self.samples)
-        decoded = decode_samples(system, model, trie, *given, self.config, progress=self.progress)
         ranked = self.catalogue.lookup(decoded.codes)
         diagnosis = diagnose(system, model, *given, self.config.eval.batch_size)
         numbers = generation_diagnostics(
@@ -306,6 +329,12 @@ class Run:
         ).items
         metrics = self._judge(system, ranked, items, scores=decoded.scores)
         return metrics, {**diagnosis.accuracy, **numbers}, diagnosis
+
+    def _decode(self, system: str) -> tuple[Model, Decoded]:
+        model, _, trie = load_system(self.folder / system)
+        progress = self.progress and distributed.is_first()
+        given = (self.dataset, self.samples, self.config)
+        return model, decode_samples(system, model, trie, *given, progress=progress)
 
     def _evaluate_baseline(self, system: str) -> RankMetrics:
         ranking = self._rank_baseline(system)
@@ -386,6 +415,8 @@ class Run:
             self.build_sids()
             self.train()
             self.evaluate()
+            if not distributed.is_first():
+                return self.folder / "report.html"
             report, gathered = self._report()
             print_run_summary(self, gathered, report)
         return report

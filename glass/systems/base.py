@@ -50,8 +50,13 @@ class Collate(Protocol):
         *,
         max_targets: int | None = None,
         rng: np.random.Generator | None = None,
+        part: NDArray[np.int64] | None = None,
     ) -> Any:
-        """Batch of `rows` int [B]; with `max_targets`, `rng` draws so many of a larger group."""
+        """Batch of `rows` int [B]; with `max_targets`, `rng` draws so many of a larger group.
+
+        `part`: positions of the rows that are wanted, with the targets that they have in the whole
+        batch.
+        """
 
 
 @dataclass(frozen=True)

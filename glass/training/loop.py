@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from tqdm import tqdm
 
+from glass import distributed
 from glass.config import TrainConfig
-from glass.data.batches import epoch_batches
 from glass.systems import Model, TrainingRows
 from glass.training import metric
-from glass.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from glass.training.log import MetricLog, Row
+from glass.training.checkpoint import fingerprint
+from glass.training.log import Row
+from glass.training.records import Records
+from glass.training.trainer import Trainer
 
 FOR_PEOPLE = {"log_every": 1, "checkpoint_every": 1, "tensorboard": False}
 """Settings that leave the weights as they are: changing them does not end a run."""
+FOR_MACHINES = ("parallel",)
+"""As well, and checkpoints of before know nothing of them."""
 
 
 @dataclass(frozen=True)
@@ -43,117 +42,11 @@ def decisive(config: TrainConfig) -> dict[str, Any]:
     One that came later is there only where it is not as it always was, so that older runs stay
     valid.
     """
-    settings = {name: v for name, v in asdict(config).items() if name not in FOR_PEOPLE}
+    without = (*FOR_PEOPLE, *FOR_MACHINES)
+    settings = {name: v for name, v in asdict(config).items() if name not in without}
     if settings["metric"] == metric.DEFAULT:
         del settings["metric"]
     return settings
-
-
-def learning_rate(config: TrainConfig, step: int, total: int) -> float:
-    """Learning rate of step 1..total."""
-    warm = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
-    if config.schedule == "constant":
-        return config.learning_rate * warm
-    decay = 0.1 + 0.45 * (1 + math.cos(math.pi * min(step / max(total, 1), 1.0)))
-    return config.learning_rate * warm * decay
-
-
-class _Trainer:
-    """State of one training run; `state()` and `restore()` are exact inverses."""
-
-    def __init__(self, model: Model, rows: TrainingRows, config: TrainConfig) -> None:
-        self.model, self.collate, self.config = model, rows.collate, config
-        self.lengths = rows.lengths
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,  # one pass over a table of items instead of a dozen
-        )
-        self.per_epoch = math.ceil(len(self.lengths) / config.batch_size)
-        self.total = max(1, round(config.max_epochs * self.per_epoch))
-        self.every = max(1, round(config.eval_every * self.per_epoch))
-        self.device = next(model.parameters()).device
-        self.step = 0
-        self.best, self.best_step, self.bad = -math.inf, 0, 0
-        self.loss_sum = torch.zeros((), dtype=torch.float64)
-        self.parts: dict[str, Tensor] = {}
-        self.correct = torch.zeros(model.num_levels, dtype=torch.float64)
-        self.targets = 0
-        self.since = 0
-        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
-
-    def rows(self) -> np.ndarray:
-        """Rows of the next step's batch: a function of seed and step alone."""
-        epoch, position = divmod(self.step, self.per_epoch)
-        if self._epoch[0] != epoch:
-            batches = epoch_batches(
-                self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch
-            )
-            self._epoch = (epoch, batches)
-        return self._epoch[1][position]
-
-    def train_step(self) -> None:
-        rng = np.random.default_rng([self.config.seed, 1, self.step])
-        batch = self.collate(self.rows(), max_targets=self.config.max_targets, rng=rng)
-        self.step += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, self.total)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
-            output = self.model(batch.to(self.device))
-        self.optimizer.zero_grad()
-        output.loss.backward()
-        if self.config.grad_clip > 0:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.loss_sum += output.loss.detach().double().cpu()
-        for part, value in (output.parts or {}).items():
-            self.parts[part] = self.parts.get(part, 0.0) + value.double().cpu()
-        self.correct += output.hits.sum((0, 1)).double().cpu()
-        self.targets += int(output.present.sum())
-        self.since += 1
-
-    def averages(self) -> Row:
-        """Mean loss and per-level accuracy since the last call."""
-        row: Row = {
-            "step": self.step,
-            "epoch": round(self.step / self.per_epoch, 4),
-            "loss": float(self.loss_sum / max(self.since, 1)),
-        }
-        for part, total in self.parts.items():
-            row[f"loss_{part}"] = float(total / max(self.since, 1))
-        for level, hits in enumerate(self.correct.tolist(), start=1):
-            row[f"acc_{level}"] = hits / max(self.targets, 1)
-        self.loss_sum.zero_()
-        self.parts.clear()
-        self.correct.zero_()
-        self.targets = self.since = 0
-        return row
-
-    def state(self, made_with: str) -> dict[str, Any]:
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
-        return {
-            "fingerprint": made_with,
-            "step": self.step,
-            "best": [self.best, self.best_step, self.bad],
-            "sums": [self.loss_sum, self.correct, self.targets, self.since],
-            "parts": self.parts,
-            "rng": torch.get_rng_state(),
-            "cuda_rng": cuda,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.step = state["step"]
-        self.best, self.best_step, self.bad = state["best"]
-        self.loss_sum, self.correct, self.targets, self.since = state["sums"]
-        self.parts = state.get("parts", {})  # not in checkpoints of older versions
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def train(
@@ -172,7 +65,7 @@ def train(
 
     Called again after an interruption it continues from the last checkpoint in `folder` and, on
     CPU, ends with the same weights as an uninterrupted run. The model holds the best weights at
-    the end.
+    the end. Under `torchrun` every process calls this and all end with the same weights.
 
     Args:
         model: initialised from `config.seed` by the caller, on its device.
@@ -192,7 +85,6 @@ def train(
     score = metric.score_name(config.metric)
     if not len(rows):
         raise ValueError("rows: the training split has no group with a history to train on")
-    folder.mkdir(parents=True, exist_ok=True)
     made_with = fingerprint(
         model.config,
         {**decisive(config), **FOR_PEOPLE},
@@ -201,31 +93,19 @@ def train(
         name,
         data_fingerprint,
     )
-    trainer = _Trainer(model, rows, config)
-    state = load_checkpoint(folder / "checkpoint.pt", made_with=made_with)
+    records = Records(folder, made_with)
+    trainer = Trainer(model, rows, config)
+    state = records.load()
     if state is not None:
         trainer.restore(state)
-        best = _best_path(folder, trainer.best_step)
-        if trainer.best_step and not best.exists():
-            raise ValueError(
-                f"{folder / 'checkpoint.pt'} belongs with {best.name}, which is not there; delete "
-                "checkpoint.pt to start anew"
-            )
-    else:
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
-    # What other settings left, or steps that a kill undid and that may come out otherwise when
-    # they are repeated (on a GPU), must never be taken for ours.
-    _remove_weights(folder, keep=trainer.best_step)
-    log = MetricLog(
-        log_folder or folder, name, resume_step=trainer.step, tensorboard=config.tensorboard
-    )
+    records.open_log(log_folder, name, trainer.step, tensorboard=config.tensorboard)
     model.train()
     bar = tqdm(
         total=trainer.total,
         initial=trainer.step,
         desc=f"train {name}",
         unit="step",
-        disable=not progress,
+        disable=not (progress and distributed.is_first()),
         mininterval=1.0,
     )
     while trainer.step < trainer.total and trainer.bad < config.patience:
@@ -233,22 +113,21 @@ def train(
         bar.update()
         last = trainer.step == trainer.total
         if trainer.step % trainer.every == 0 or last:
-            row = _validated(trainer, validate, score, folder, name)
-            log.write(row)
+            row = _validated(trainer, validate, score, records, name)
+            records.write(row)
             shown = {score.replace("@", ""): f"{row['valid_' + score]:.4f}"}
             bar.set_postfix(loss=f"{row['loss']:.3f}", **shown)
         elif trainer.step % config.log_every == 0:
             row = _finite(trainer.averages(), name)
-            log.write(row)
+            records.write(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}")
         if last or trainer.step % config.checkpoint_every == 0 or trainer.bad >= config.patience:
-            save_checkpoint(folder / "checkpoint.pt", trainer.state(made_with))
-            _remove_weights(folder, keep=trainer.best_step)
+            records.save(trainer.state())
     bar.close()
-    log.close()
-    model.load_state_dict(load_file(_best_path(folder, trainer.best_step)))
+    records.close()
+    trainer.processes.load(records.best_weights(trainer.best_step))
     model.eval()
-    return TrainResult(trainer.best_step, trainer.best, trainer.step, log.rows)
+    return TrainResult(trainer.best_step, trainer.best, trainer.step, records.rows)
 
 
 def _finite(row: Row, name: str) -> Row:
@@ -261,14 +140,15 @@ def _finite(row: Row, name: str) -> Row:
 
 
 def _validated(
-    trainer: _Trainer,
+    trainer: Trainer,
     validate: Callable[[Any], dict[str, float]],
     score: str,
-    folder: Path,
+    records: Records,
     name: str,
 ) -> Row:
     row = _finite(trainer.averages(), name)
-    scores = validate(trainer.model)
+    with trainer.processes.whole():
+        scores = validate(trainer.model)
     reached = scores[score]
     if not math.isfinite(reached):
         raise ValueError(
@@ -279,25 +159,7 @@ def _validated(
     row.update({f"valid_{key}": value for key, value in scores.items()})
     if reached > trainer.best:
         trainer.best, trainer.best_step, trainer.bad = reached, trainer.step, 0
-        _save_weights(_best_path(folder, trainer.step), trainer.model.state_dict())
+        records.save_best(trainer.step, trainer.processes.weights())
     else:
         trainer.bad += 1
     return row
-
-
-def _best_path(folder: Path, step: int) -> Path:
-    """Named by its step: the weights that the last checkpoint goes with stay until the next."""
-    return folder / f"best-{step}.safetensors"
-
-
-def _remove_weights(folder: Path, *, keep: int) -> None:
-    kept = _best_path(folder, keep)
-    for path in folder.glob("best-*.safetensors*"):
-        if path != kept:
-            path.unlink(missing_ok=True)
-
-
-def _save_weights(path: Path, weights: dict[str, Tensor]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
-    os.replace(temporary, path)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from glass import distributed
 from glass.config import EvalConfig
 from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
@@ -68,22 +69,26 @@ class Validator:
         self.collate = collator(dataset, samples)
 
     def rank(self, model: Model) -> np.ndarray:
-        """SID indices int64 [samples, W], best first; -1: the beam is no SID of the catalogue."""
+        """SID indices int64 [samples, W], best first; -1: the beam is no SID of the catalogue.
+
+        Several processes rank a part of the samples each, and all get the whole.
+        """
         training = model.training
         model.eval()
         device = self.trie.device
-        ranked = []
-        for rows in sequential_batches(len(self.samples.users), self.config.batch_size):
+        mine = distributed.own_part(np.arange(len(self.samples.users)))
+        ranked: list[np.ndarray] = [np.empty((0, self.config.beam_width), dtype=np.int64)]
+        for rows in sequential_batches(len(mine), self.config.batch_size):
             beams = generate(
                 model,
-                self.collate(rows).to(device),
+                self.collate(mine[rows]).to(device),
                 self.trie,
                 beam_width=self.config.beam_width,
                 constrained=self.config.constrained,
             )
             ranked.append(self.catalogue.lookup(beams.codes.cpu().numpy()))
         model.train(training)
-        return np.concatenate(ranked)
+        return distributed.interleaved(np.concatenate(ranked))
 
     @torch.no_grad()
     def __call__(self, model: Model) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
 from glass.generation.protocol import Steps
-from glass.models.output import Output
+from glass.models.output import Output, Term
 from glass.models.sequence.backbone import Backbone
 from glass.models.sequence.hstu import hstu
 from glass.models.sequence.transformer import transformer
@@ -171,10 +171,12 @@ def at_states(rows: Tensor, states: Tensor) -> Tensor:
 
 
 def make_output(
-    loss: Tensor, best: Tensor, pairs: Pairs, parts: dict[str, Tensor] | None = None
+    terms: dict[str, Term], best: Tensor, pairs: Pairs, parts: dict[str, Tensor] | None = None
 ) -> Output:
-    """Of a loss and the best codes int64 [R, L] of every pair."""
+    """Of the summands of the loss and the best codes int64 [R, L] of every pair."""
     hits = pairs.present.new_zeros(*pairs.present.shape, best.shape[1])
     hits = hits.index_put((pairs.states, pairs.columns), best == pairs.codes)
     detached = None if parts is None else {name: part.detach() for name, part in parts.items()}
-    return Output(loss, hits, pairs.present, None, detached)
+    first, *others = (term.value for term in terms.values())
+    loss = sum(others, start=first)
+    return Output(loss, hits, pairs.present, None, terms, detached)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from glass.config import SequenceConfig
 from glass.data.sequences import SequenceBatch
-from glass.models.output import Output
+from glass.models.output import Output, Term
 from glass.models.sequence.backbone import Branches, Context, KeysValues, Times
 from glass.models.sequence.base import (
     CODERS,
@@ -122,7 +122,8 @@ class Flattened(SequenceModel, library_name="glass-rec", coders=CODERS):
             losses.append(F.cross_entropy(logits.to(wide), pairs.codes[:, level], reduction="sum"))
             best.append(logits.detach().argmax(-1))
         loss = torch.stack(losses).sum() / max(len(pairs.items), 1)
-        return make_output(loss, torch.stack(best, dim=1), pairs)
+        terms = {"rec": Term(loss, len(pairs.items))}
+        return make_output(terms, torch.stack(best, dim=1), pairs)
 
     def _branches(
         self,

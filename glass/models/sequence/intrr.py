@@ -14,7 +14,7 @@ from glass.data.batches import distinct_items
 from glass.data.sequences import SequenceBatch
 from glass.models.item_side import ItemSide
 from glass.models.kept import Kept
-from glass.models.output import Output
+from glass.models.output import Output, Term
 from glass.models.sequence.backbone import Times
 from glass.models.sequence.base import CODERS, BackboneName, SequenceModel, at_states, make_output
 from glass.models.sequence.fused import Stack
@@ -85,10 +85,11 @@ class IntRR(ItemSide, SequenceModel, library_name="glass-rec", coders=CODERS):
         found = self.network.teacher_forced(guidance.index_select(0, pairs.states), pairs.codes)
         loss = found.loss.sum() / max(len(pairs.items), 1)
         parts = {"rec": loss}
+        terms = {"rec": Term(loss, len(pairs.items))}
         if alignment is not None:
             parts["align"] = alignment
-            loss = loss + self.config.alignment * alignment
-        return make_output(loss, found.codes, pairs, parts)
+            terms["align"] = Term(self.config.alignment * alignment, len(batch.items))
+        return make_output(terms, found.codes, pairs, parts)
 
     def steps(self, batch: SequenceBatch) -> IntRRSteps:
         """Decoding of a batch level by level, for `glass.generation.generate`."""
