@@ -23,7 +23,8 @@ class KuaiRecConfig:
     """Which views of KuaiRec are events; the defaults are those of GLASS's paper."""
 
     matrix: Literal["big", "small"] = "big"
-    """`big`: what 7,176 users watched; `small`: 1,411 users who were shown all of 3,327 videos."""
+    """`big`: what 7,176 users watched; `small`: 1,411 users who were shown nearly all of 3,327
+    videos."""
     watch_ratio: float = 1.0
     """Keep events watched for more than this share of the video."""
 
@@ -351,6 +352,10 @@ class TrainConfig:
     """Steps between checkpoints; a killed run repeats at most this many."""
     tensorboard: bool = False
     """Also write TensorBoard event files."""
+    workers: int = 0
+    """Processes that make batches ahead of the training; 0: it makes them itself."""
+    shuffle_events: int = 8_000_000
+    """Data sets in several files: events that are in memory and shuffled together."""
     parallel: Literal["ddp", "fsdp2"] = "ddp"
     """Under `torchrun`: every process holds the model, or a part of its weights and of the
     optimiser's state."""

@@ -92,7 +92,8 @@ def _check_train(train: TrainConfig) -> None:
         _require(getattr(train, field) >= 1, f"train.{field}", getattr(train, field), "at least 1")
     for field in ("learning_rate", "max_epochs", "eval_every"):
         _require(getattr(train, field) > 0, f"train.{field}", getattr(train, field), "above 0")
-    for field in ("weight_decay", "warmup_steps", "num_valid_groups", "grad_clip"):
+    _require(train.shuffle_events >= 1, "train.shuffle_events", train.shuffle_events, "at least 1")
+    for field in ("weight_decay", "warmup_steps", "num_valid_groups", "grad_clip", "workers"):
         _require(getattr(train, field) >= 0, f"train.{field}", getattr(train, field), "at least 0")
 
 

@@ -20,10 +20,13 @@ from glass.evaluation.seeds import (
 )
 from glass.pipeline.run import Run
 from glass.systems import TRAINED
-from glass.training.loop import FOR_PEOPLE
+from glass.training.loop import FOR_MACHINES, FOR_PEOPLE
 
 _NOT_SETTINGS = {"name", "output", "systems", "num_example_users", "data.folder", "train.seed"}
-_NOT_SETTINGS |= {f"train.{name}" for name in FOR_PEOPLE} | {"eval.bootstrap", "eval.seed"}
+_NOT_SETTINGS |= {f"train.{name}" for name in (*FOR_PEOPLE, *FOR_MACHINES)} | {
+    "eval.bootstrap",
+    "eval.seed",
+}
 
 
 def default_metrics(ks: Sequence[int]) -> tuple[str, ...]:

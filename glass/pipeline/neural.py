@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from glass import distributed
 from glass.config import RunConfig
 from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
+from glass.data.shards import Shards
 from glass.evaluation import SidCatalogue, write_json_atomic
 from glass.generation import generate
 from glass.memory import keep_freed_memory
@@ -25,8 +27,9 @@ from glass.serving.folder import TRAINED, device, load_system, save_system, trai
 from glass.serving.items import NAME, ItemTable
 from glass.sid import SidTable
 from glass.systems import TRAINED as SYSTEMS
-from glass.systems import Model
+from glass.systems import Model, TrainingRows
 from glass.training import Validator, train
+from glass.training.feed import Feed, ShardFeed
 from glass.training.metric import score_name
 from glass_kernels import SidTrie
 
@@ -90,7 +93,7 @@ def train_system(
     )
     result = train(
         model,
-        chosen.training_rows(settings, dataset),
+        _feed(partial(chosen.training_rows, settings), config, dataset, progress=progress),
         validator,
         config.train,
         folder / "training" / system,
@@ -112,6 +115,20 @@ def train_system(
         if distributed.is_first():
             items = ItemTable.of(dataset, config)
             save_system(model, table, trie, folder / system, trained, items)
+
+
+def _feed(
+    rows_of: Callable[[Dataset], TrainingRows],
+    config: RunConfig,
+    dataset: Dataset,
+    *,
+    progress: bool,
+) -> TrainingRows | Feed:
+    """Training rows: of a data set in several files some of the files at a time."""
+    if dataset.manifest.get("shards", 1) == 1:
+        return rows_of(dataset)
+    shards = Shards.of(Path(config.data.folder) / config.data.name)
+    return ShardFeed(shards, rows_of, config.train, progress=progress)
 
 
 def add_items(system: str, config: RunConfig, dataset: Dataset, folder: Path) -> None:

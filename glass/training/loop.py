@@ -15,14 +15,17 @@ from glass.config import TrainConfig
 from glass.systems import Model, TrainingRows
 from glass.training import metric
 from glass.training.checkpoint import fingerprint
+from glass.training.feed import Feed, MemoryFeed
 from glass.training.log import Row
 from glass.training.records import Records
 from glass.training.trainer import Trainer
 
 FOR_PEOPLE = {"log_every": 1, "checkpoint_every": 1, "tensorboard": False}
 """Settings that leave the weights as they are: changing them does not end a run."""
-FOR_MACHINES = ("parallel",)
+FOR_MACHINES = ("workers", "parallel")
 """As well, and checkpoints of before know nothing of them."""
+LATER = {"shuffle_events": TrainConfig.shuffle_events}
+"""Settings that came later, and how it always was before."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,15 @@ def decisive(config: TrainConfig) -> dict[str, Any]:
     """
     without = (*FOR_PEOPLE, *FOR_MACHINES)
     settings = {name: v for name, v in asdict(config).items() if name not in without}
-    if settings["metric"] == metric.DEFAULT:
-        del settings["metric"]
+    for name, before in {"metric": metric.DEFAULT, **LATER}.items():
+        if settings[name] == before:
+            del settings[name]
     return settings
 
 
 def train(
     model: Model,
-    rows: TrainingRows,
+    rows: TrainingRows | Feed,
     validate: Callable[[Any], dict[str, float]],
     config: TrainConfig,
     folder: Path,
@@ -69,7 +73,7 @@ def train(
 
     Args:
         model: initialised from `config.seed` by the caller, on its device.
-        rows: what an epoch goes through.
+        rows: what an epoch goes through, in memory or from files.
         validate: model -> metrics, that of `config.metric` among them.
         folder: for `checkpoint.pt` and the best weights, `best-<step>.safetensors`.
         name: shown in the progress bar, and name of the log files.
@@ -83,18 +87,19 @@ def train(
     if config.patience < 1:
         raise ValueError(f"train.patience is {config.patience}; it must be at least 1")
     score = metric.score_name(config.metric)
-    if not len(rows):
+    feed = rows if isinstance(rows, Feed) else MemoryFeed(rows, config)
+    if not feed.num_rows:
         raise ValueError("rows: the training split has no group with a history to train on")
     made_with = fingerprint(
         model.config,
-        {**decisive(config), **FOR_PEOPLE},
+        {**decisive(config), **FOR_PEOPLE, **feed.made_with()},
         model.codebook_sizes,
-        len(rows),
+        feed.num_rows,
         name,
         data_fingerprint,
     )
     records = Records(folder, made_with)
-    trainer = Trainer(model, rows, config)
+    trainer = Trainer(model, feed, config)
     state = records.load()
     if state is not None:
         trainer.restore(state)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -29,18 +28,15 @@ class OneProcess:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
 
-    def part(self, count: int) -> np.ndarray | None:
-        """Positions of this process's rows in a batch of `count`; None: all."""
-        return None
-
     def forward(self, batch: Any) -> Output:
         """Training forward pass."""
         output: Output = self.model(batch)
         return output
 
-    def loss(self, output: Output) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, output: Output, *, counts: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """What the backward pass starts from, and the share of each term where it has one: by it
-        the mean over the processes is that over the batch."""
+        the mean over the processes is that over the batch. Without `counts` this process's row is
+        another's."""
         return output.loss, {}
 
     @contextmanager
@@ -71,7 +67,6 @@ class Replicas(OneProcess):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self._net: Callable[[Any], Output] = self._wrapped(model)
-        self._has_rows = True
 
     def _wrapped(self, model: nn.Module) -> Callable[[Any], Output]:
         # A batch without retrieval leaves parameters without a gradient.
@@ -82,26 +77,19 @@ class Replicas(OneProcess):
             gradient_as_bucket_view=True,
         )
 
-    def part(self, count: int) -> np.ndarray:
-        """Every so many-th row. The last batch of an epoch may have fewer rows than there are
-        processes: one without any reads the first, which counts nothing there."""
-        mine = np.arange(distributed.rank(), count, distributed.count())
-        self._has_rows = len(mine) > 0
-        return mine if self._has_rows else np.zeros(1, dtype=np.int64)
-
     def forward(self, batch: Any) -> Output:
         return self._net(batch)
 
-    def loss(self, output: Output) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, output: Output, *, counts: bool) -> tuple[Tensor, dict[str, Tensor]]:
         device = output.loss.device
-        counts = torch.stack(
+        own = torch.stack(
             [
                 torch.as_tensor(term.count, dtype=torch.float64, device=device)
                 for term in output.terms.values()
             ]
         )
-        counts = counts * self._has_rows
-        shares = counts * distributed.count() / distributed.summed(counts).clamp(min=1)
+        own = own * counts
+        shares = own * distributed.count() / distributed.summed(own).clamp(min=1)
         named = dict(zip(output.terms, shares, strict=True))
         weighted = [
             term.value * named[name].to(term.value.dtype) for name, term in output.terms.items()
@@ -144,8 +132,8 @@ class Shards(Replicas):
         output: Output = self._sharded.output
         return output
 
-    def loss(self, output: Output) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, shares = super().loss(output)
+    def loss(self, output: Output, *, counts: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, shares = super().loss(output, counts=counts)
         # Processes exchange the gradients of all parameters, also of those without one.
         touched = [_plain(parameter.sum()) for parameter in self.model.parameters()]
         return loss + torch.stack(touched).sum() * 0.0, shares

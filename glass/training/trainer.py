@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from glass import distributed
 from glass.config import TrainConfig
-from glass.data.batches import epoch_batches
-from glass.systems import Model, TrainingRows
+from glass.systems import Model
 from glass.training.averages import Averages
+from glass.training.feed import Feed, Step
 from glass.training.log import Row
 from glass.training.parallel import shared
 
@@ -30,9 +31,8 @@ def learning_rate(config: TrainConfig, step: int, total: int) -> float:
 class Trainer:
     """State of one training run; `state()` and `restore()` are exact inverses."""
 
-    def __init__(self, model: Model, rows: TrainingRows, config: TrainConfig) -> None:
-        self.model, self.collate, self.config = model, rows.collate, config
-        self.lengths = rows.lengths
+    def __init__(self, model: Model, feed: Feed, config: TrainConfig) -> None:
+        self.model, self.feed, self.config = model, feed, config
         self.processes = shared(model, config.parallel)
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -40,40 +40,29 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,  # one pass over a table of items instead of a dozen
         )
-        self.per_epoch = math.ceil(len(self.lengths) / config.batch_size)
+        self.per_epoch = feed.per_epoch
         self.total = max(1, round(config.max_epochs * self.per_epoch))
         self.every = max(1, round(config.eval_every * self.per_epoch))
         self.device = next(model.parameters()).device
         self.step = 0
         self.best, self.best_step, self.bad = -math.inf, 0, 0
         self.sums = Averages(model.num_levels)
-        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])
+        self._ahead: Iterator[Step] | None = None
         if distributed.rank():  # the first goes on with the stream that made the weights
             torch.manual_seed(_own_seed(config.seed, 0))
 
-    def rows(self) -> np.ndarray:
-        """Rows of the next step's batch: a function of seed and step alone."""
-        epoch, position = divmod(self.step, self.per_epoch)
-        if self._epoch[0] != epoch:
-            batches = epoch_batches(
-                self.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch
-            )
-            self._epoch = (epoch, batches)
-        return self._epoch[1][position]
-
     def train_step(self) -> None:
         """One step of the optimiser on the next batch."""
-        rng = np.random.default_rng([self.config.seed, 1, self.step])
-        rows = self.rows()
-        part = self.processes.part(len(rows))
-        batch = self.collate(rows, max_targets=self.config.max_targets, rng=rng, part=part)
+        if self._ahead is None:
+            self._ahead = self.feed.steps(self.step, self.total)
+        given = next(self._ahead)
         self.step += 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.step, self.total)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.autocast):
-            output = self.processes.forward(batch.to(self.device))
+            output = self.processes.forward(given.batch.to(self.device))
         self.optimizer.zero_grad()
-        loss, shares = self.processes.loss(output)
+        loss, shares = self.processes.loss(output, counts=given.counts)
         torch.autograd.backward(loss)
         if self.config.grad_clip > 0:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)

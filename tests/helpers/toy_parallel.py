@@ -40,7 +40,7 @@ SEQUENCE = SequenceConfig(
     uid_dim=8,
 )  # fmt: skip
 TRAIN = TrainConfig(
-    batch_size=6, max_targets=2, learning_rate=3e-3, max_epochs=3, eval_every=1, log_every=1,
+    batch_size=6, max_targets=2, learning_rate=3e-3, max_epochs=2, eval_every=1, log_every=1,
     checkpoint_every=2, metric="ndcg@4",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from glass.data import Dataset
 from glass.export import export_model
 from glass.pipeline.neural import load_system
 from glass.training.log import read_rows
-from glass.training.loop import _Trainer
+from glass.training.trainer import Trainer
 
 SYSTEMS = ["flattened_transformer", "intrr_hstu"]
 MakeShop = Callable[..., Path]
@@ -81,17 +81,17 @@ def test_again_trains_nothing(finished_sequences: Path, monkeypatch: pytest.Monk
 def test_a_training_that_was_killed_ends_with_the_same_weights(
     system: str, folder: Path, make_sequence_shop: MakeShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, step = make_sequence_shop(), _Trainer.train_step
+    path, step = make_sequence_shop(), Trainer.train_step
 
     def killed(trainer: Any) -> None:
         if trainer.step == 3:  # after the checkpoint of step 3, but none of a whole epoch
             raise KeyboardInterrupt
         step(trainer)
 
-    monkeypatch.setattr(_Trainer, "train_step", killed)
+    monkeypatch.setattr(Trainer, "train_step", killed)
     given = ["train", str(path), "--system", system]
     assert main(given) == 130
-    monkeypatch.setattr(_Trainer, "train_step", step)
+    monkeypatch.setattr(Trainer, "train_step", step)
     again = path.parent / "runs" / "tiny"
     assert (again / "training" / system / "checkpoint.pt").exists()
     assert not (again / system).exists()

@@ -18,7 +18,7 @@ from glass.config import TrainConfig
 from glass.models import Glass
 from glass.training import MetricLog, train
 from glass.training.log import read_rows
-from glass.training.loop import learning_rate
+from glass.training.trainer import learning_rate
 
 
 class Scripted:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import toy_training
+from safetensors.torch import load_file
 from toy_training import CONFIG, EVERY, STEPS, KilledError, minus_loss, run
 
 from glass.config import TrainConfig
@@ -168,7 +169,7 @@ def test_finished_run_is_not_repeated(alone: Path, tmp_path: Path) -> None:
     model, result = run(tmp_path, stop_at=1)  # collates nothing
     assert result.steps == STEPS
     assert_same(tmp_path, alone)
-    best = loop_module.load_file(best_weights(tmp_path))
+    best = load_file(best_weights(tmp_path))
     assert equal(dict(model.state_dict()), best)
 
 
