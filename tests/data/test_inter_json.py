@@ -85,6 +85,36 @@ def test_items_and_index(write: Write) -> None:
     assert raw.items.rows()[:2] == [("1", "Ah", ""), ("3", "", "3")]
 
 
+def test_files_as_letter_and_minionerec_write_them(write: Write) -> None:
+    """Indented, with numbers as items and a list of descriptions as one text."""
+    items = {
+        "0": {"title": "The Great Greek", "description": "Diners, Greek"},
+        "1": {
+            "title": 'Stanley 1/2" Staples',
+            "description": "['Heavy-duty.', \"It's steel\"]",
+            "brand": "Stanley",
+            "categories": "",
+        },
+    }
+    config = write(
+        inter=json.dumps({"0": [0, 1, 0], "1": [1, 0]}, indent=4), item=json.dumps(items, indent=2)
+    )
+    raw = read(config)
+    assert [row[:2] for row in events(raw)] == [
+        *[("0", item) for item in "010"],
+        ("1", "1"),
+        ("1", "0"),
+    ]
+    assert raw.items.rows() == [
+        ("0", "The Great Greek", "The Great Greek, Diners, Greek"),
+        (
+            "1",
+            'Stanley 1/2" Staples',
+            "Stanley 1/2\" Staples, Stanley, ['Heavy-duty.', \"It's steel\"]",
+        ),
+    ]
+
+
 def test_leave_one_out_keeps_every_item_of_the_index(write: Write) -> None:
     config = write(index=INDEX, target_group="event", ties="stable")
     dataset = Dataset.load(prepare(config))

@@ -9,11 +9,13 @@ from glass.data.raw import RawData, Source
 from glass.data.readers import (
     complete_journey,
     inter_json,
+    kuairec,
     movielens,
     recbole,
     table,
     taobao_mm,
 )
+from glass.data.readers.amazon import minionerec, p5, reviews
 
 
 class Reader(Protocol):
@@ -37,6 +39,10 @@ READERS: dict[str, Reader] = {
     "movielens_100k": movielens,
     "recbole": recbole,
     "inter_json": inter_json,
+    "p5": p5,
+    "minionerec": minionerec,
+    "amazon_reviews": reviews,
     "taobao_mm": taobao_mm,
+    "kuairec": kuairec,
     "table": table,
 }

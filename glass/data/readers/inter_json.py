@@ -19,20 +19,10 @@ import polars as pl
 from glass.config import DataConfig
 from glass.data.cleaning import Cleaner
 from glass.data.json_file import id_text, read_pairs
-from glass.data.raw import (
-    ITEM_SCHEMA,
-    RawData,
-    RowReport,
-    Source,
-    existing_file,
-    require_columns,
-)
-from glass.data.readers.columns import make_items
+from glass.data.raw import RawData, RowReport, Source, existing_file
+from glass.data.readers.item_objects import read_items
 
 SUFFIX = ".inter.json"
-TITLE_FIELD = "title"
-TEXT_FIELDS = ("title", "brand", "categories", "category", "description")
-"""Fields of the item file that make its text where `data.text_columns` names none."""
 _SETTING = "data.path"
 Pairs = Sequence[tuple[str, Any]]
 
@@ -76,17 +66,8 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
     reports = (RowReport("interactions"), RowReport("items"))
     dropped: dict[str, int] = {}
     events = _events(sources[0], reports[0], dropped)
-    items = pl.DataFrame(schema=ITEM_SCHEMA)
-    for source in sources[1:]:
-        if source.role == "items":
-            items = _items(source, config, reports[1])
-        else:
-            listed = dict.fromkeys(item for item, _ in read_pairs(source.path, _SETTING))
-            names = pl.DataFrame({"raw_item_id": list(listed)}, schema={"raw_item_id": pl.String})
-            unknown = names.join(items, on="raw_item_id", how="anti", maintain_order="left")
-            empty = unknown.with_columns(title=pl.lit(""), text=pl.lit(""))
-            items = pl.concat([items, empty])
-    return RawData([events], [items] if sources[1:] else [], reports, dropped, "ordinal")
+    items = read_items(sources[1:], config, reports[1])
+    return RawData([events], items, reports, dropped, "ordinal")
 
 
 def _events(source: Source, report: RowReport, dropped: dict[str, int]) -> pl.DataFrame:
@@ -140,49 +121,3 @@ def _report(report: RowReport, reasons: Mapping[int, str]) -> None:
         rows.setdefault(reason, []).append(row)
     for reason, bad in rows.items():
         report.add(reason, bad, len(bad))
-
-
-def _items(source: Source, config: DataConfig, report: RowReport) -> pl.DataFrame:
-    """Titles and texts of the item file; an item that is no object of texts is malformed."""
-    pairs = read_pairs(source.path, _SETTING)
-    report.start(source.label, lambda row: f"item {pairs[row - 1][0]}")
-    report.rows += len(pairs)
-    entries = [entry if isinstance(entry, dict) else {} for _, entry in pairs]
-    title, texts = _fields(source, config, {name for entry in entries for name in entry})
-    fields = list(dict.fromkeys([title, *texts]))
-    reasons: dict[int, str] = {}
-    columns: dict[str, list[Any]] = {f"field {name}": [] for name in fields}
-    for row, (entry, (_, given)) in enumerate(zip(entries, pairs, strict=True), 1):
-        if given is not entry:
-            reasons[row] = "no object"
-        for name in fields:
-            text = _text(entry.get(name))
-            if text is None:
-                reasons.setdefault(row, f"unreadable {name}")
-            columns[f"field {name}"].append(text)
-    _report(report, reasons)
-    table = pl.DataFrame({"item": [item for item, _ in pairs], **columns}).cast(pl.String)
-    table = table.with_columns(row=pl.int_range(1, pl.len() + 1, dtype=pl.Int64))
-    table = table.filter(~pl.col("row").is_in(list(reasons)))
-    chosen = ("item", f"field {title}", [f"field {name}" for name in texts])
-    return pl.concat(make_items([table], chosen, report))
-
-
-def _fields(source: Source, config: DataConfig, known: set[str]) -> tuple[str, list[str]]:
-    """The field of the title and those of the text."""
-    wanted = [("data.text_columns", name) for name in config.text_columns]
-    if config.title_column:
-        wanted.append(("data.title_column", config.title_column))
-    require_columns(str(source.path), sorted(known), wanted)
-    texts = list(config.text_columns) or [name for name in TEXT_FIELDS if name in known]
-    return config.title_column or TITLE_FIELD, texts
-
-
-def _text(value: Any) -> str | None:
-    """A field as text, lists (also nested ones) joined; None for an object, which has none."""
-    if isinstance(value, list):
-        parts = [_text(part) for part in value]
-        return None if None in parts else ", ".join(part for part in parts if part)
-    if isinstance(value, dict):
-        return None
-    return "" if value is None else id_text(value) or str(value)

@@ -1,0 +1,1 @@
+"""Amazon's reviews in the forms in which they are published (docs/published_data.md)."""
