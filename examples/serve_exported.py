@@ -24,6 +24,7 @@ from glass_kernels import SidTrie, trie_beam_step
 
 Graphs = Mapping[str, Callable[..., Sequence[Tensor]]]
 LEVELS_OF_CPU = ("DEFAULT", "AVX2", "AVX512")
+KEYS = {"format", "format_version", "torch", "machine", "cpu", "device", "files", "graphs"}
 
 
 class Server:
@@ -168,7 +169,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
         raise ValueError(f"{folder} holds no exported model; make one with `glass export`")
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); export the model again") from error
+    if not isinstance(manifest, dict) or not manifest.keys() >= KEYS:
+        raise ValueError(f"{path} is not the manifest of an export; export the model again")
     if (manifest.get("format"), manifest.get("format_version")) != ("glass-rec exported model", 1):
         raise ValueError(f"{path} is of another format; export the model again")
     again = f"export the model again with `glass export` to load it here ({folder})"
@@ -190,7 +196,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["device"] == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"made for a GPU, and torch sees none; {again}")
     for name, digest in manifest["files"].items():
-        file = folder / Path(name).name
+        file = folder / name
+        if name in ("", "..") or name != file.name or file.is_symlink():
+            raise ValueError(f"{path} names {name!r}, which is no file of the folder; {again}")
         if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             raise ValueError(f"{file} is missing or not what was exported; {again}")
     listed = {graph["file"] for graph in manifest["graphs"].values()} | {"trie.safetensors"}

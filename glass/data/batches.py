@@ -209,9 +209,7 @@ class Collator:
         have in the whole batch.
         """
         stop = self.samples.target_end[rows]
-        targets = padded_targets(
-            self.items, self.samples.history_end[rows], stop, max_targets, rng
-        )
+        targets = padded_targets(self.items, self.samples.history_end[rows], stop, max_targets, rng)
         if part is not None:
             rows, targets = np.asarray(rows)[part], targets[torch.from_numpy(part)]
         start, end = self.samples.history_start[rows], self.samples.history_end[rows]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from polars.exceptions import PolarsError
 
+from glass.data.array_file import read_array
 from glass.data.order import SPLITS, TRAIN
+from glass.data.parquet_file import read_whole
 from glass.data.store import FILES, VECTORS, again, read_manifest, table_files
 
 SCHEMAS: dict[str, dict[str, Any]] = {
@@ -78,6 +79,8 @@ class Dataset:
     manifest: dict[str, Any]
     vectors: NDArray[np.int8] | None = None
     """int8 [V, D] vectors that came with the source, zero where an item has none; on disk."""
+    folder: Path | None = None
+    """Where it was read from; what the manifest says may be another place."""
 
     @classmethod
     def load(cls, folder: str | Path) -> Dataset:
@@ -117,6 +120,7 @@ class Dataset:
             user_table=user_table,
             manifest=manifest,
             vectors=_read_vectors(folder, manifest, item_table.height),
+            folder=folder,
         )
         _check(dataset, folder)
         return dataset
@@ -165,18 +169,17 @@ class Dataset:
 
 
 def _read_table(folder: Path, name: str) -> pl.DataFrame:
-    path, *more = table_files(folder, name)
-    try:
-        table = pl.read_parquet([path, *more])
-    except (OSError, PolarsError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): {again(folder)}") from error
-    if dict(table.schema) != SCHEMAS[name]:
-        raise ValueError(
-            f"{path} has columns {dict(table.schema)}, not {SCHEMAS[name]}: {again(folder)}"
-        )
-    if any(table.null_count().row(0)):
-        raise ValueError(f"{path} has missing values: {again(folder)}")
-    return table
+    tables = []
+    for path in table_files(folder, name):
+        table = read_whole(path, again(folder))
+        if dict(table.schema) != SCHEMAS[name]:
+            raise ValueError(
+                f"{path} has columns {dict(table.schema)}, not {SCHEMAS[name]}: {again(folder)}"
+            )
+        if any(table.null_count().row(0)):
+            raise ValueError(f"{path} has missing values: {again(folder)}")
+        tables.append(table)
+    return pl.concat(tables)
 
 
 def _read_vectors(
@@ -186,10 +189,10 @@ def _read_vectors(
         return None
     path = folder / VECTORS
     try:
-        vectors: NDArray[np.int8] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): {again(folder)}") from error
-    shape = (num_items, manifest["vectors"]["width"])
+        vectors = read_array(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {again(folder)}") from error
+    shape = (num_items, manifest["vectors"].get("width"))
     _require(
         vectors.shape == shape and vectors.dtype == np.int8,
         folder,
@@ -212,7 +215,10 @@ def _check(dataset: Dataset, folder: Path) -> None:
     _require(
         bool(((items >= 0) & (items < dataset.num_items)).all()), folder, "item ids out of range"
     )
-    _require(bool((np.diff(dataset.times)[same_user] >= 0).all()), folder, "times run backwards")
+    times = dataset.times  # differences could overflow
+    _require(bool((times[1:] >= times[:-1])[same_user].all()), folder, "times run backwards")
+    span = int(times.max()) - int(times.min())
+    _require(span < 2**63, folder, "times are too far from each other")
     _require(
         bool((dataset.groups[dataset.user_offsets[:-1]] == 0).all())
         and bool(np.isin(step[same_user], (0, 1)).all()),

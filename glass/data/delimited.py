@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,38 +13,53 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from numpy.typing import NDArray
-from polars.exceptions import ComputeError
 
-from glass.data.raw import NUM_EXAMPLES, RowReport
+from glass.data.compressed import refuse_compressed
+from glass.data.raw import NUM_EXAMPLES, RowReport, shortened
 
 _BLOCK_BYTES = 16 << 20
+"""Read at a time; a row may take as much."""
+_HEADER_CHARACTERS = 1_000_000
 WRONG_COLUMNS = "wrong number of columns"
 
 
 def read_header(path: Path, delimiter: str, *, quoted: bool) -> list[str]:
     """Column names in the first line of `path`.
 
-    Raises ValueError for an empty file, text that is not UTF-8 and repeated names.
+    Raises ValueError for a compressed or empty file, a first line that is none or too long, and
+    repeated names.
     """
-
-    def parse(lines: Iterable[str]) -> list[str]:
-        if quoted:
-            return next(csv.reader(lines, delimiter=delimiter), [])
-        return next(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
-
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            names = parse(file)
-    except UnicodeDecodeError:
-        # Only the header matters here; a bad byte further down the buffer is the rows' business.
-        line = path.read_bytes().split(b"\n", 1)[0].decode("utf-8-sig", errors="replace")
-        names = parse([line])
-    if not names:
-        raise ValueError(f"{path}: the first line has to name the columns, but it is empty")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+        refuse_compressed(path)
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            line = file.readline(_HEADER_CHARACTERS)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if problem := _problem(line, names := _parse_header(line, delimiter, quoted=quoted)):
+        raise ValueError(f"{path}: the first line has to name the columns, but it {problem}")
+    repeated = [shortened(name) for name, count in sorted(Counter(names).items()) if count > 1]
     if repeated:
-        raise ValueError(f"{path}: the header repeats the columns {', '.join(repeated)}")
+        raise ValueError(f"{path}: the header repeats the columns {', '.join(repeated[:20])}")
     return names
+
+
+def _parse_header(line: str, delimiter: str, *, quoted: bool) -> list[str]:
+    try:
+        if quoted:
+            return next(csv.reader([line], delimiter=delimiter), [])
+        return next(csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
+    except csv.Error:  # a name of more than 100,000 characters
+        return ["\n"]
+
+
+def _problem(line: str, names: list[str]) -> str | None:
+    if len(line) == _HEADER_CHARACTERS:
+        return f"has more than {_HEADER_CHARACTERS:,} characters; is this text, one row a line?"
+    if not names:
+        return "is empty"
+    if any("\n" in name or "\r" in name for name in names):
+        return "has a name that does not end; is a quote left open?"
+    return None
 
 
 def read_delimited(
@@ -79,7 +96,6 @@ def read_delimited(
         for batch in _parse(path, columns, names, delimiter, quoted, skip):
             rows = _row_numbers(done, batch.num_rows, skipped)
             frame = pl.DataFrame(pa.Table.from_batches([batch]))
-            frame = frame.select(_decoded(frame[name]) for name in columns)
             frame = frame.with_columns(row=pl.Series(rows, dtype=pl.Int64))
             done = int(rows[-1]) if len(rows) else done
             skipped[:] = [number for number in skipped if number > done]
@@ -88,9 +104,17 @@ def read_delimited(
             report.blank += frame.height - kept.height
             report.rows += kept.height
             yield kept
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         place = f" after row {done}" if done > 1 else ""
-        raise ValueError(f"{path}: cannot be read as delimited text{place}: {error}") from error
+        reason = str(error)
+        if "straddl" in reason:
+            reason = (
+                f"a row has more than {_BLOCK_BYTES >> 20} MB; is a quote left open, or are there "
+                "no line breaks? Repair or shorten that row"
+            )
+        elif "skip initial" in reason:
+            reason = "there is no row after the header"
+        raise ValueError(f"{path}: cannot be read as delimited text{place}: {reason}") from error
     report.add(WRONG_COLUMNS, first, lines)
     report.rows += lines
 
@@ -102,14 +126,10 @@ def _row_numbers(done: int, count: int, skipped: list[int]) -> NDArray[np.int64]
     return np.delete(rows, jumped[jumped <= rows[-1]] - done - 1)[:count] if count else rows[:0]
 
 
-def _decoded(values: pl.Series) -> pl.Series:
-    """Bytes as text."""
-    try:
-        text: pl.Series = values.cast(pl.String)
-    except ComputeError:
-        texts = [value.decode("utf-8", "replace") for value in values]
-        text = pl.Series(values.name, texts, dtype=pl.String)
-    return text
+def _as_utf8() -> Callable[[pa.Buffer], bytes]:
+    """Blocks of bytes as UTF-8. pyarrow gives up on malformed rows that are not."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return lambda block: decoder.decode(block, final=not len(block)).encode()
 
 
 def _parse(
@@ -125,7 +145,7 @@ def _parse(
     with (
         pa.OSFile(str(path)) as file,
         pa_csv.open_csv(
-            file,
+            pa.TransformInputStream(file, _as_utf8()),
             # One thread: otherwise pyarrow cannot number the rows that it skips.
             read_options=pa_csv.ReadOptions(
                 use_threads=False, block_size=_BLOCK_BYTES, column_names=names, skip_rows=1
@@ -139,7 +159,7 @@ def _parse(
                 invalid_row_handler=skip,
             ),
             convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.binary()),
+                column_types=dict.fromkeys(columns, pa.string()),
                 include_columns=columns,
                 strings_can_be_null=False,
             ),

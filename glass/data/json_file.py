@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from glass.data.compressed import refuse_compressed
+
 
 def read_pairs(path: Path, setting: str) -> list[tuple[str, Any]]:
     """(key, value) of the outermost object, in the file's order; a repeated key is there twice.
@@ -22,6 +24,7 @@ def read_pairs(path: Path, setting: str) -> list[tuple[str, Any]]:
         return dict(pairs)
 
     try:
+        refuse_compressed(path)
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=remember)
     except OSError as error:
         raise ValueError(f"{setting}: {path} cannot be read: {error.strerror}") from error

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from glass.config import DataConfig
+from glass.config import DataConfig, KuaiRecConfig
 from glass.data.assembly import Assembled, assemble
 from glass.data.raw import RawData, Source
 from glass.data.readers import READERS
@@ -28,7 +28,7 @@ ALGORITHM_VERSION = 1
 """Raise when the same settings and sources come to give other tables: a change of a reader, of
 cleaning, order, filters or splits. The data are then prepared anew, and all that follows from them.
 `FORMAT_VERSION` is for files that older code could not read."""
-_OF_ONE_FORMAT = ("taobao_mm",)
+_OF_ONE_FORMAT = ("taobao_mm", "kuairec")
 """Sections that count for the format of their name alone."""
 _ELSEWHERE = ("folder", "name", "path", "items_path")
 """Settings that the fingerprint leaves out: they say where data lie, not what they are."""
@@ -79,7 +79,8 @@ def check_config(config: DataConfig) -> None:
             raise ValueError(
                 f"data.{name} is {getattr(config, name)!r}, it has to be one of {allowed}"
             )
-    if not config.name or Path(config.name).name != config.name or config.name in (".", ".."):
+    name = Path(config.name).name
+    if not name or name != config.name or name == ".." or "\0" in name:
         raise ValueError(f"data.name is {config.name!r}, it has to be the name of one folder")
     for name in ("min_item_events", "min_user_events", "num_test_events", "num_valid_events"):
         if getattr(config, name) < 0:
@@ -91,6 +92,12 @@ def check_config(config: DataConfig) -> None:
     ):
         if value is not None and value < 1:
             raise ValueError(f"data.taobao_mm.{name} is {value}, it has to be 1 or more")
+    matrix, ratio = config.kuairec.matrix, config.kuairec.watch_ratio
+    matrices = typing.get_args(typing.get_type_hints(KuaiRecConfig)["matrix"])
+    if matrix not in matrices:
+        raise ValueError(f"data.kuairec.matrix is {matrix!r}, it has to be one of {matrices}")
+    if not 0 <= ratio < float("inf"):
+        raise ValueError(f"data.kuairec.watch_ratio is {ratio}, it has to be 0 or more and finite")
     for name in ("test_share", "valid_share"):
         if not 0 <= getattr(config, name) < 1:
             raise ValueError(f"data.{name} is {getattr(config, name)}, it has to be in [0, 1)")

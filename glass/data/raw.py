@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ GIVEN = {"split": pl.Int8}
 """Columns that events may have too: what a source says itself instead of the settings."""
 ITEM_SCHEMA = {"raw_item_id": pl.String, "title": pl.String, "text": pl.String}
 NUM_EXAMPLES = 10
+_SHOWN_COLUMNS = 40
+_SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,14 @@ class RowReport:
         for _, row in zip(range(NUM_EXAMPLES), rows, strict=False):
             self.examples.append((place, row, self.files[place], reason))
 
+    @contextmanager
+    def naming_file(self) -> Iterator[None]:
+        """Puts the name of the current file before what a ValueError says."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.files[-1]}: {error}") from error
+
     @property
     def malformed(self) -> int:
         """Number of malformed rows."""
@@ -82,7 +93,8 @@ class RowReport:
         found = []
         for number, row, file, reason in sorted(self.examples)[:NUM_EXAMPLES]:
             name = self.places.get(number)
-            found.append({"file": file, "row": name(row) if name else row, "reason": reason})
+            where = shortened(name(row)) if name else row
+            found.append({"file": file, "row": where, "reason": reason})
         return found
 
     def summary(self) -> str:
@@ -137,6 +149,12 @@ class RawData:
     Of repeated items the first counts."""
 
 
+def shortened(name: str) -> str:
+    """A name from a file as messages show it: of a long one the beginning and the end."""
+    half = _SHOWN_CHARACTERS // 2
+    return name if len(name) <= _SHOWN_CHARACTERS else f"{name[:half]}...{name[-half:]}"
+
+
 def require_columns(
     label: str, available: Sequence[str], wanted: Sequence[tuple[str, str]]
 ) -> None:
@@ -144,13 +162,14 @@ def require_columns(
     for setting, column in wanted:
         if column in available:
             continue
-        close = difflib.get_close_matches(column, available, n=1, cutoff=0.5)
+        names = [shortened(name) for name in available[:1000]]
+        close = difflib.get_close_matches(column, names, n=1, cutoff=0.5)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         if len(available) == 1:
             hint += " A single column: is the file separated by another character?"
-        raise ValueError(
-            f"{label}: {setting} is {column!r}, but the columns are {', '.join(available)}.{hint}"
-        )
+        shown = ", ".join(names[:_SHOWN_COLUMNS])
+        shown += ", ..." if len(available) > _SHOWN_COLUMNS else ""
+        raise ValueError(f"{label}: {setting} is {column!r}, but the columns are {shown}.{hint}")
 
 
 def existing_file(path: Path, setting: str) -> Path:

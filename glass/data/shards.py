@@ -18,6 +18,8 @@ from glass.data.dataset import SCHEMAS, Dataset
 from glass.data.order import TRAIN
 from glass.data.store import again, read_manifest, table_files
 
+_SCHEMA = pl.DataFrame(schema=SCHEMAS["interactions.parquet"]).to_arrow().schema
+
 
 @dataclass(frozen=True)
 class Shards:
@@ -60,7 +62,17 @@ class Shards:
     @cached_property
     def num_items(self) -> int:
         """Items of the catalogue."""
-        return int(self.manifest["counts"]["items"])
+        return int(self.manifest["counts"].get("items", 0))
+
+    def _problem(self, table: pa.Table) -> str | None:
+        if not table.schema.equals(_SCHEMA):
+            return f"has the columns {table.schema.names}, or other types"
+        if any(column.null_count for column in table.columns):
+            return "has missing values"
+        items = table["item_id"].to_numpy()
+        if len(items) and not 0 <= items.min() <= items.max() < self.num_items:
+            return "has item ids out of range"
+        return None
 
     def load(self, numbers: Sequence[int] | NDArray[np.int64]) -> Dataset:
         """The users of some row groups as a data set of their own: they are numbered anew.
@@ -77,12 +89,14 @@ class Shards:
         for number in numbers:
             path = paths[int(self.files[number])]
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     table = file.read_row_group(int(self.groups[number]), use_threads=False)
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
                 raise ValueError(
                     f"{path} cannot be read ({error}): {again(self.folder)}"
                 ) from error
+            if problem := self._problem(table):
+                raise ValueError(f"{path} {problem}: {again(self.folder)}")
             parts.append(table)
         columns = {
             name: pa.chunked_array([chunk for part in parts for chunk in part[name].chunks])

@@ -18,6 +18,14 @@ FILES = ("interactions.parquet", "items.parquet", "users.parquet")
 """Of a large data set, `interactions` is a folder of such files instead."""
 VECTORS = "vectors.npy"
 """int8 [V, D] where the source has vectors; row i is item i."""
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("config", "counts", "split", "malformed", "dropped"), (dict,)),
+    "sources": (list,),
+    "shards": (int,),
+    "time_unit": (str,),
+    "vectors": (dict, type(None)),
+}
+"""What the values of a manifest are."""
 KEPT = ("cache",)
 """Entries of a data set's folder that a new version takes over (keyed by content, made later)."""
 
@@ -52,7 +60,11 @@ def remove_stale(target: Path) -> None:
     pattern = re.compile(re.escape(target.name) + r"\.(?:tmp|old)-(\d+)")
     for path in target.parent.iterdir():
         match = pattern.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
+        if not match or (int(match[1]) != os.getpid() and _is_alive(int(match[1]))):
+            continue
+        if path.is_symlink():
+            path.unlink()
+        else:
             shutil.rmtree(path)
 
 
@@ -90,7 +102,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {again(folder)}") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
@@ -98,6 +110,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
             f"{again(folder)}"
         )
+    for name, kinds in _KINDS.items():
+        if not isinstance(manifest.get(name, kinds[0]()), kinds):
+            raise ValueError(f"{path} is damaged (its {name}): {again(folder)}")
     return dict(manifest)
 
 

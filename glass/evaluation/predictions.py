@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from glass.data.parquet_file import read_whole
 from glass.evaluation.arrays import AnyIntArray, Int32Array
 
 _SCHEMA = {
@@ -89,10 +90,7 @@ def read_predictions(path: Path | str) -> Predictions:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist; `glass evaluate` writes it")
-    try:
-        table = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({error})") from error
+    table = read_whole(path, "write the predictions again")
     if dict(table.schema) != _SCHEMA:
         raise ValueError(f"{path} has columns {dict(table.schema)}, expected {_SCHEMA}")
     if not np.array_equal(table["sample"].to_numpy(), np.arange(len(table))):

@@ -20,7 +20,7 @@ def _require(good: bool, field: str, value: object, wanted: str) -> None:
 def check_config(config: RunConfig) -> None:
     """Raises ValueError naming the first field that cannot work, and what it must be."""
     _require(
-        bool(config.name) and config.name not in (".", "..", "latest") and "/" not in config.name,
+        config.name not in ("", ".", "..", "latest") and not {"/", "\0"} & set(config.name),
         "name",
         config.name,
         "a folder name other than 'latest'",

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from glass.evaluation import write_json_atomic
@@ -20,6 +21,7 @@ from glass_kernels import SidTrie
 
 TRAINED = "trained.json"
 """Beside a model: the settings and data it was trained with, and its validation result."""
+_AGAIN = "delete the folder and run `glass train` with its config"
 
 
 def device() -> torch.device:
@@ -86,20 +88,45 @@ def load_system(folder: Path | str) -> tuple[Model, SidTable, SidTrie]:
     """What `save_system` wrote, ready for generation.
 
     Raises:
-        ValueError: the folder holds no model.
+        ValueError: the folder holds no model, or a file of it is missing or damaged. Weights that
+            are not safetensors are never read.
     """
     folder = Path(folder)
     if not (folder / TRAINED).exists():
         raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
     # Models of older versions do not say it, and all of these are the same class.
-    system = json.loads((folder / TRAINED).read_text()).get("system", "glass")
-    trie = SidTrie.load(folder / "trie.safetensors", device())
+    system = trained_system(str(_read_trained(folder).get("system", "glass")))
+    try:
+        trie = SidTrie.load(folder / "trie.safetensors", device())
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} has no trie.safetensors; {_AGAIN}") from error
     table = SidTable.load(folder / "sid")
-    with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
-        model = trained_system(system).load(folder, table).to(device()).eval()
-    return model, table, trie
+    try:
+        with redirect_stdout(StringIO()):  # the hub prints; stdout is for results
+            model = system.load(folder, table)
+    except Exception as error:  # hub, safetensors and torch raise all kinds over damaged files
+        reason = " ".join(str(error).split())[:500]
+        raise ValueError(
+            f"{folder}: config.json and model.safetensors cannot be loaded "
+            f"({type(error).__name__}: {reason}); {_AGAIN}"
+        ) from error
+    codes = model.codes.cpu().numpy()
+    if not np.array_equal(codes, table.codes) or trie.catalogue_size != len(codes):
+        raise ValueError(f"{folder}: weights, semantic IDs and trie are not of one model; {_AGAIN}")
+    return model.to(device()).eval(), table, trie
 
 
 def trained_on(folder: Path | str) -> str:
     """Fingerprint of the data set that the model of `load_system` was trained on."""
-    return str(json.loads((Path(folder) / TRAINED).read_text())["data"])
+    return str(_read_trained(Path(folder)).get("data"))
+
+
+def _read_trained(folder: Path) -> dict[str, Any]:
+    path = folder / TRAINED
+    try:
+        trained = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read: {error}; {_AGAIN}") from error
+    if not isinstance(trained, dict):
+        raise ValueError(f"{path} is not a JSON object; {_AGAIN}")
+    return trained

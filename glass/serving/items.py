@@ -24,6 +24,7 @@ NAME = "items.parquet"
 """The file's name in a model's folder."""
 FORMAT_VERSION = 1
 _METADATA = b"glass_items"
+_UNFIT = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class ItemTable:
             )
             if len(found.rows) != len(found):
                 raise ValueError("raw item ids are repeated")
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (OSError, pa.ArrowException, *_UNFIT) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
                 f"{path} cannot be read ({type(error).__name__}: {reason}); delete it and run "

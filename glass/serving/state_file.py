@@ -24,6 +24,7 @@ NAME = "histories.parquet"
 FORMAT_VERSION = 1
 _METADATA = b"glass_histories"
 _USERS_A_GROUP = 16_384
+_UNFIT = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 
 Events = tuple[Ints, Longs | None, Longs | None]
 
@@ -95,7 +96,7 @@ def read_state(path: Path, histories: Histories, num_items: int, digest: str) ->
                 raise ValueError("a user is missing or there twice")
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (OSError, pa.ArrowException, *_UNFIT) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{path} cannot be restored ({type(error).__name__}: {reason}); delete it and observe "
@@ -129,6 +130,6 @@ def _check_values(columns: list[tuple[Longs, NDArray[Any]]], num_items: int) -> 
     starts = np.zeros(len(items) + 1, bool)
     starts[offsets] = True
     for other, values in columns[1:]:
-        rises = np.diff(values) >= 0
+        rises = values[1:] >= values[:-1]
         if not np.array_equal(other, offsets) or not (rises | starts[1 : len(values)]).all():
             raise ValueError("times or visits fall, or do not fit the items")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
+from glass.data.array_file import read_array
 from glass.data.json_file import read_pairs
+from glass.data.raw import shortened
 
 Codes = npt.NDArray[np.int32]
 
@@ -68,7 +70,7 @@ def _read_index(path: Path, raw_item_ids: pl.Series) -> npt.NDArray[np.int64]:
     sids = dict(pairs)
     if len(sids) < len(pairs):
         count = Counter(key for key, _ in pairs)
-        twice = [key for key, times in count.items() if times > 1][:10]
+        twice = [shortened(key) for key, times in count.items() if times > 1][:10]
         raise ValueError(f"{SETTING} {path} repeats the items {', '.join(twice)}")
     wanted = raw_item_ids.to_list()
     missing = [item for item in wanted if item not in sids]
@@ -108,20 +110,30 @@ def _parse(tokens: Any) -> tuple[list[int] | None, list[str]]:
 
 
 def _shown(tokens: Any) -> str:
-    text = str(tokens)
-    return text if len(text) <= 80 else text[:77] + "..."
+    try:
+        return shortened(str(tokens))
+    except RecursionError:
+        return "lists in lists"
 
 
 def _read_grid(path: Path, raw_item_ids: pl.Series) -> npt.NDArray[np.int64]:
     try:
+        _check_unpacked(path)
         table = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # of a damaged file torch raises all kinds
         # torch's own message advises to load the file in a way that runs its code.
         raise ValueError(f"{SETTING} {path} is not a file of one tensor") from error
     if not isinstance(table, torch.Tensor):
         raise ValueError(f"{SETTING} {path} holds a {type(table).__name__}; it must be a tensor")
     if table.is_floating_point() or table.is_complex() or table.dtype == torch.bool:
-        raise ValueError(f"{SETTING} {path} holds {table.dtype}; it must be whole numbers")
+        raise ValueError(
+            f"{SETTING} {path} holds {table.dtype}; it must be whole numbers (GRID writes item "
+            "vectors to a file of the same name: take that of the step after)"
+        )
+    if not _is_plain(table):
+        raise ValueError(
+            f"{SETTING} {path} holds no plain tensor; save tensor.to_dense().contiguous()"
+        )
     if table.ndim != 2 or table.shape[0] > LARGEST_DEPTH:
         raise ValueError(
             f"{SETTING} {path} has the shape {list(table.shape)}; it must be [levels, items] with "
@@ -138,12 +150,28 @@ def _read_grid(path: Path, raw_item_ids: pl.Series) -> npt.NDArray[np.int64]:
     return codes
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether it has a number of its own at each place: one number may claim any shape."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuses an archive that unpacks to more than itself, which torch never writes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"unpacks to {size} bytes")
+
+
 def _read_rows(path: Path, raw_item_ids: pl.Series) -> npt.NDArray[np.int64]:
     try:
-        codes = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{SETTING} {path} is not an array of numbers: {error}") from error
-    if not isinstance(codes, np.ndarray) or codes.ndim != 2 or codes.dtype.kind not in "iu":
+        codes = np.asarray(read_array(path))
+    except ValueError as error:
+        raise ValueError(f"{SETTING} {error}") from error
+    if codes.ndim != 2 or codes.dtype.kind not in "iu":
         raise ValueError(f"{SETTING} {path} must be an array of whole numbers [items, levels]")
     if len(codes) != len(raw_item_ids):
         raise ValueError(

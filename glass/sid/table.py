@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from polars.exceptions import PolarsError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from glass.data.parquet_file import read_whole
 from glass.sid.files import replaced_folder
 
 FORMAT_VERSION = 1
 
-_DAMAGE = (OSError, KeyError, TypeError, ValueError)
+_DAMAGE = (OSError, KeyError, TypeError, ValueError, OverflowError, PolarsError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -107,14 +109,16 @@ class SidTable:
                 f"reads {FORMAT_VERSION}: build the semantic IDs anew"
             )
         try:
-            sids = pl.read_parquet(folder / "sids.parquet")
+            sids = read_whole(folder / "sids.parquet")
             vectors = load_file(folder / "vectors.safetensors")["vectors"]
             quantizer = load_file(folder / "quantizer.safetensors")
             sizes = tuple(int(size) for size in manifest["codebook_sizes"])
             levels = [sids[f"sid_{level + 1}"].to_numpy() for level in range(len(sizes))]
+            if sids.width != 1 + len(sizes):
+                raise ValueError(f"{sids.columns} are not the columns of {len(sizes)} levels")
             item_ids = sids["item_id"].to_numpy()
             num_items = int(manifest["num_items"])
-        except (pl.exceptions.PolarsError, SafetensorError, *_DAMAGE) as error:
+        except _DAMAGE as error:
             raise ValueError(
                 f"{folder} is not a complete folder of semantic IDs "
                 f"({type(error).__name__}: {error}); delete it and build them anew"
@@ -159,7 +163,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds no semantic IDs (no manifest.json); build them first"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}; delete the folder") from error
     if not isinstance(manifest, dict):
         raise ValueError(f"{path} is not a JSON object; delete the folder")

@@ -87,20 +87,36 @@ def find_model(model: str) -> Path | None:
         folder = Path(model)
     else:
         return None
-    modules = folder / "modules.json"
-    if not modules.is_file():
+    if not (folder / "modules.json").is_file():
         raise ValueError(
             f"sid.text_model {folder} has no modules.json; "
             "name a folder saved by sentence-transformers"
         )
-    for module in json.loads(modules.read_text()):
+    _check_modules(folder / "modules.json")
+    return folder
+
+
+def _check_modules(path: Path) -> None:
+    """Refuses a model that is made of other code than the library's, or of other folders' files."""
+    try:
+        modules = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"sid.text_model: {path} cannot be read: {error}") from error
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise ValueError(f"sid.text_model: {path} must be a list of objects")
+    for module in modules:
         # Older sentence-transformers import whatever a local folder names here.
         if not str(module.get("type", "")).startswith("sentence_transformers."):
             raise ValueError(
-                f"sid.text_model {folder} asks for the class {module.get('type')!r}, code outside "
-                "sentence-transformers; encode with it yourself and set sid.source to 'file'"
+                f"sid.text_model {path.parent} asks for the class {module.get('type')!r}, code "
+                "outside sentence-transformers; encode with it yourself and set sid.source to "
+                "'file'"
             )
-    return folder
+        parts = Path(str(module.get("path", ""))).parts
+        if ".." in parts or "/" in parts:
+            raise ValueError(
+                f"sid.text_model: {path} names {module['path']!r}, outside of the model's folder"
+            )
 
 
 def _key(texts: Sequence[str], model: str, folder: Path | None) -> str:

@@ -12,6 +12,9 @@ import numpy.typing as npt
 import polars as pl
 
 from glass.config import SidConfig
+from glass.data.array_file import read_array
+from glass.data.cleaning import id_column
+from glass.data.parquet_file import read_whole
 from glass.sid.collaborative import collaborative_vectors
 from glass.sid.text import encode_texts
 
@@ -161,9 +164,9 @@ def _data(config: SidConfig, dataset: Dataset, trained: npt.NDArray[np.bool_]) -
 
 
 def cache_folder(dataset: Dataset) -> Path | None:
-    """`<data folder>/<name>/cache`, or None when the prepared data set is not there (any more)."""
-    folder = Path(str(dataset.manifest.get("config", {}).get("folder", ""))) / dataset.name
-    return folder / "cache" if (folder / "manifest.json").is_file() else None
+    """`cache` of the prepared data set, or None when it is not there (any more)."""
+    folder = dataset.folder  # not what the manifest says: it may name any place
+    return folder / "cache" if folder and (folder / "manifest.json").is_file() else None
 
 
 def read_vectors(path: Path, raw_item_ids: pl.Series) -> Vectors:
@@ -186,11 +189,9 @@ def read_vectors(path: Path, raw_item_ids: pl.Series) -> Vectors:
         raise ValueError(f"sid.vectors_path {path} is not a file; name a .npy or .parquet file")
     if path.suffix == ".npy":
         try:
-            vectors = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(
-                f"sid.vectors_path {path} is not an array of numbers: {error}"
-            ) from error
+            vectors = np.asarray(read_array(path))
+        except ValueError as error:
+            raise ValueError(f"sid.vectors_path {error}") from error
     elif path.suffix == ".parquet":
         vectors = _read_parquet(path, raw_item_ids.cast(pl.String))
     else:
@@ -218,16 +219,24 @@ def read_vectors(path: Path, raw_item_ids: pl.Series) -> Vectors:
 
 def _read_parquet(path: Path, raw_item_ids: pl.Series) -> npt.NDArray[Any]:
     try:
-        table = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"sid.vectors_path {path} is not a Parquet file: {error}") from error
-    lists = [name for name, dtype in table.schema.items() if isinstance(dtype, (pl.List, pl.Array))]
+        table = read_whole(path)
+    except ValueError as error:
+        raise ValueError(f"sid.vectors_path {error}") from error
+    lists = [
+        name
+        for name, dtype in table.schema.items()
+        if isinstance(dtype, (pl.List, pl.Array)) and dtype.inner.is_numeric()
+    ]
     if "raw_item_id" not in table.columns or len(lists) != 1:
         raise ValueError(
             f"sid.vectors_path {path} has the columns {table.columns}; it must have raw_item_id "
-            "and exactly one column of lists"
+            "and exactly one column of lists of numbers"
         )
-    table = table.select(pl.col("raw_item_id").cast(pl.String), vector=pl.col(lists[0]))
+    try:
+        ids = id_column(table["raw_item_id"])
+    except ValueError as error:
+        raise ValueError(f"sid.vectors_path {path}: {error}") from error
+    table = pl.DataFrame([ids, table[lists[0]].alias("vector")])
     table = table.filter(pl.col("raw_item_id").is_in(raw_item_ids.to_list()))
     if table["raw_item_id"].is_duplicated().any():
         twice = table["raw_item_id"].filter(table["raw_item_id"].is_duplicated()).unique().sort()

@@ -231,6 +231,11 @@ class TierState:
         state.events, state.seen = events.to(device), tensors["seen"].to(device)
         same = num_items <= tiers.num_items and tiers.tiers_digest(num_items) == digest
         if same:
+            if counts.shape != state.counts.shape:
+                raise ValueError(
+                    f"{os.fspath(path)} has counts {list(counts.shape)}, these tiers have "
+                    f"{list(state.counts.shape)}; use TierState.from_histories"
+                )
             state.counts = counts.to(device)
         elif window is not None:
             state.recount()

@@ -58,7 +58,7 @@ def load_state(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         digest, num_items = _read_metadata(metadata, tensors)
         _check_tensors(tensors, catalogue_size)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(
             f"{os.fspath(path)} is no state that this version can read: {error}; make it again "
             "with TierState.from_histories"

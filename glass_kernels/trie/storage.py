@@ -71,7 +71,7 @@ def load_arrays(path: str | os.PathLike[str]) -> tuple[TrieArrays, tuple[int, ..
             raise ValueError("its checksum does not match its content")
         arrays = _read_arrays(tensors, len(codebook_sizes))
         _check_arrays(arrays, codebook_sizes, catalogue_size)
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{os.fspath(path)} is not a trie that this version can read: {error}; "
             "build it again with SidTrie.build and save it"

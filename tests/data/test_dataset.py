@@ -186,7 +186,7 @@ def test_round_trip_keeps_every_event(table: Writer) -> None:
         for u, i, t in zip(
             random.integers(0, 9, 300),
             random.integers(0, 12, 300),
-            random.integers(-5, 40, 300),
+            random.integers(0, 40, 300),
             strict=True,
         )
     ]

@@ -246,7 +246,7 @@ class TestInterruption:
         config = table(EVENTS)
         code = (
             "import os, signal\n"
-            "from glass.config import DataConfig, TaobaoMmConfig\n"
+            "from glass.config import DataConfig, KuaiRecConfig, TaobaoMmConfig\n"
             "from glass.data import preparation, prepare\n"
             "preparation.write_json = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             f"prepare({config!r})\n"

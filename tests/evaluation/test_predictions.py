@@ -64,7 +64,7 @@ def test_refuses_files_that_are_something_else(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         read_predictions(path)
     path.write_bytes(b"not parquet")
-    with pytest.raises(ValueError, match="readable"):
+    with pytest.raises(ValueError, match="cannot be read"):
         read_predictions(path)
     pl.DataFrame({"user": [1]}).write_parquet(path)
     with pytest.raises(ValueError, match="columns"):

@@ -111,6 +111,32 @@ def test_example_refuses_changed_files(folder: Path) -> None:
         example().Server.load(folder)
 
 
+@pytest.mark.parametrize("name", ["../encoder.pt2", "/x/encoder.pt2", "sub/encoder.pt2", "..", ""])
+def test_example_reads_files_of_the_folder_alone(folder: Path, name: str) -> None:
+    (folder.parent / "encoder.pt2").write_bytes(b"code")  # as the digest says
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["files"][name] = manifest["files"].pop("encoder.pt2")
+    manifest["graphs"]["encoder"]["file"] = name
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=rf"names '{name}', which is no file of the folder"):
+        example().Server.load(folder)
+
+
+def test_example_follows_no_links(folder: Path) -> None:
+    (folder / "encoder.pt2").rename(folder.parent / "encoder.pt2")
+    (folder / "encoder.pt2").symlink_to(folder.parent / "encoder.pt2")
+    with pytest.raises(ValueError, match=r"names 'encoder\.pt2', which is no file of the folder"):
+        example().Server.load(folder)
+
+
+@pytest.mark.parametrize("manifest", ["{", "[]", "[" * 100_000, '{"format": "glass-rec"}'])
+def test_example_refuses_a_damaged_manifest(folder: Path, manifest: str) -> None:
+    (folder / "manifest.json").write_text(manifest)
+    with pytest.raises(ValueError, match=r"manifest\.json .* export the model again"):
+        example().Server.load(folder)
+
+
 def test_example_refuses_a_folder_without_an_export(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no exported model; make one with `glass export`"):
         example().Server.load(tmp_path)

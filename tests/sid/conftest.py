@@ -31,6 +31,7 @@ class StandIn:
     train_counts: np.ndarray
     item_table: pl.DataFrame
     manifest: dict[str, Any]
+    folder: Path
     name: str = "tiny"
 
     @property
@@ -76,7 +77,8 @@ def stand_in(
         np.concatenate([[0], np.cumsum([len(s) for s in sequences])]),
         np.bincount(items[split == 0], minlength=num_items),
         table,
-        {"fingerprint": "abc", "config": {"folder": str(folder), "name": "tiny"}},
+        {"fingerprint": "abc"},
+        folder / "tiny",
     )
 
 

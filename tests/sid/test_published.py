@@ -1,6 +1,7 @@
 """Codes that were made elsewhere: read as they are, refused where they are not whole."""
 
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from doc_examples import example
 
 from glass.config import SidConfig
+from glass.data import Dataset, prepare
 from glass.sid import SidTable, build, describe
 from glass.sid.builder import check_sid_config
 from glass.sid.published import read_codes
@@ -145,6 +148,72 @@ def test_a_file_of_tensors_runs_no_code(tmp_path):
     path.write_bytes(path.read_bytes()[:-400])
     with pytest.raises(ValueError, match="is not a file of one tensor"):
         read_codes(path, RAW)
+
+
+def write_as_grid(path, codes):
+    """The file that GRID leaves: merged as fractions, then numbered within a SID, then turned."""
+    merged = torch.zeros((len(codes), len(codes[0])))
+    for item, code in enumerate(codes):
+        merged[item] = torch.tensor(code)
+    torch.save(merged, path)
+    saved = torch.load(path)
+    number = [codes[:item].count(code) for item, code in enumerate(codes)]
+    torch.save(torch.cat((saved, torch.tensor(number).unsqueeze(1)), dim=1).long(), path)
+    torch.save(torch.load(path).transpose(-2, -1), path)
+
+
+def test_the_grid_example_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, sid = example("published_data.md", "grid_beauty")
+    (tmp_path / "GRID/pickle").mkdir(parents=True)
+    (tmp_path / config.path).write_text(json.dumps({"7": [0, 3, 1, 2], "9": [2, 0, 11, 1, 0]}))
+    codes = [[item % 3, 255, 0] for item in range(12)]
+    write_as_grid(sid.codes_path, codes)
+    dataset = Dataset.load(prepare(config))
+    table = build(sid, dataset, tmp_path / "sid")
+    raw = dataset.item_table["raw_item_id"].to_list()
+    assert table.codes.tolist() == [[*codes[int(i)], int(i) // 3] for i in raw]
+    torch.save(torch.rand(12, 2048), sid.codes_path)  # its item vectors
+    with pytest.raises(ValueError, match="GRID writes item vectors to a file of the same name"):
+        build(sid, dataset, tmp_path / "other")
+    rows = [{"item_id": 0, "cluster_ids": torch.tensor([1, 2])}]  # its merged_predictions.pkl
+    (tmp_path / sid.codes_path).write_bytes(pickle.dumps(rows))
+    with pytest.raises(ValueError, match="is not a file of one tensor"):
+        build(sid, dataset, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "form", [torch.save, lambda trap, path: path.write_bytes(pickle.dumps(trap))]
+)
+def test_a_pickle_offered_as_tensor_is_not_executed(form, tmp_path):
+    marker = tmp_path / "executed"
+
+    class Trap:
+        def __reduce__(self):
+            return (os.mkdir, (str(marker),))
+
+    form(Trap(), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="is not a file of one tensor"):
+        read_codes(tmp_path / "a.pt", RAW)
+    assert not marker.exists()
+
+
+def test_the_letter_example_of_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, sid = example("published_data.md", "beauty")
+    folder = tmp_path / config.path
+    folder.mkdir(parents=True)
+    # LETTER writes sequences over many lines and four levels of up to 256 codes on one.
+    sequences = {"0": [0, 1, 2, 3, 4], "1": [5, 6, 3, 10]}
+    (folder / "Beauty.inter.json").write_text(json.dumps(sequences, indent=4))
+    codes = {str(item): [183, item, 255, item % 2] for item in range(11)}
+    write_index(tmp_path / sid.codes_path, {item: tokens(code) for item, code in codes.items()})
+    dataset = Dataset.load(prepare(config))
+    assert dataset.num_items == 11
+    assert dataset.split.tolist() == [0, 0, 0, 1, 2, 0, 0, 1, 2]
+    table = build(sid, dataset, tmp_path / "sid")
+    assert table.codes.tolist() == [codes[item] for item in dataset.item_table["raw_item_id"]]
+    assert table.codebook_sizes == (184, 11, 256, 2)
 
 
 def test_other_files(tmp_path):

@@ -154,7 +154,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match=r"ends in '.csv'"):
         read_vectors(tmp_path / "v.csv", IDS)
     (tmp_path / "v.parquet").write_text("junk")
-    with pytest.raises(ValueError, match="is not a Parquet file"):
+    with pytest.raises(ValueError, match="cannot be read as Parquet"):
         read_vectors(tmp_path / "v.parquet", IDS)
     (tmp_path / "v.npy").write_text("junk")
     with pytest.raises(ValueError, match="is not an array of numbers"):

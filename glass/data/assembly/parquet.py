@@ -28,7 +28,9 @@ class Writer:
         """Appends the rows; an empty table only tells the columns."""
         arrow = to_arrow(table)
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, arrow.schema, compression="zstd")
+            self._writer = pq.ParquetWriter(
+                self._path, arrow.schema, compression="zstd", write_page_checksum=True
+            )
         if table.height:
             self._writer.write_table(arrow)
 

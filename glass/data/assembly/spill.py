@@ -12,7 +12,9 @@ import pyarrow as pa
 from glass.data.assembly.keys import PARTITION_BITS, partition_of
 
 ROWS_IN_MEMORY = 4_000_000
-"""Rows that a spill keeps before it writes them out."""
+"""Rows that a spill keeps in memory as a whole."""
+ROWS_AT_A_TIME = 1_000_000
+"""Rows that it gathers before it writes them, once there are more."""
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="lz4")
 Combine = Callable[[pl.DataFrame], pl.DataFrame]
 
@@ -45,7 +47,8 @@ class Spill:
             return
         self._buffer.append(rows)
         self._buffered += rows.height
-        if self._buffered <= ROWS_IN_MEMORY:
+        most = min(ROWS_AT_A_TIME, ROWS_IN_MEMORY) if self.split else ROWS_IN_MEMORY
+        if self._buffered <= most:
             return
         rows = self._take()
         if self.split or rows.height > ROWS_IN_MEMORY // 2:

@@ -80,9 +80,10 @@ def make_items(
     item, title, texts = columns
     clean_rows = Cleaner(report, ("item",))
     for table in tables:
-        parts = [text_column(table[name]).alias(f"text {k}") for k, name in enumerate(texts)]
         none = pl.Series([""] * table.height, dtype=pl.String)
-        titles = text_column(table[title]) if title else none
+        with report.naming_file():
+            parts = [text_column(table[name]).alias(f"text {k}") for k, name in enumerate(texts)]
+            titles = text_column(table[title]) if title else none
         named = [table["row"], table[item].alias("item"), titles.alias("title"), *parts]
         clean = clean_rows(pl.DataFrame(named))
         filled = [pl.when(pl.col(p.name) != "").then(pl.col(p.name)) for p in parts]

@@ -65,7 +65,10 @@ def _events(source: Source, report: RowReport, dropped: dict[str, int]) -> Itera
 def _items(source: Source, report: RowReport) -> Iterator[pl.DataFrame]:
     clean_rows = Cleaner(report, ("item",))
     for frame in _read(source, {"item": "product_id"} | {n: n for n in TEXT_COLUMNS}, report):
-        yield _describe_products(clean_rows(frame))
+        clean = clean_rows(frame)
+        with report.naming_file():
+            products = _describe_products(clean)
+        yield products
 
 
 def _read(source: Source, columns: dict[str, str], report: RowReport) -> Iterator[pl.DataFrame]:
