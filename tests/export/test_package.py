@@ -156,7 +156,7 @@ def test_killed_export_leaves_the_old_one(folder: Path, monkeypatch: pytest.Monk
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_wrong_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_arguments(tmp_path: Path) -> None:
     model = sharp_model(CONFIGS["tiger"])
     with pytest.raises(ValueError, match="device is 'tpu'; it must be 'cpu' or 'cuda'"):
         export_model(model, tmp_path / "out", device="tpu")
@@ -169,11 +169,14 @@ def test_wrong_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="torch sees no CUDA device"):
             export_model(model, tmp_path / "out", device="cuda")
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
-    from torch._inductor import cpp_builder
+    from torch._inductor import config, cpp_builder
 
     cpp_builder.cpp_compiler_search.cache_clear()
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and there is none"):
+    # Not by monkeypatch, which would take the setting for one that was not there, and delete it.
+    with (
+        config.patch({"cpp.cxx": ("no-such-compiler",)}),
+        pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and there is none"),
+    ):
         export_model(model.eval(), tmp_path / "out")
     cpp_builder.cpp_compiler_search.cache_clear()
     assert not (tmp_path / "out").exists()
