@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +22,13 @@ few = settings(max_examples=40, deadline=None)
 many = settings(max_examples=150, deadline=None)
 signs = st.text("0123456789,\"'\t\n\r{}[]:-.eE \x00\ufeffé", max_size=200)
 noise = st.binary(max_size=200) | signs.map(str.encode)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _without_waiting_for_the_disk() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
 
 
 def outcome(case: str, files: Files) -> bool:
