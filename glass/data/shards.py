@@ -19,6 +19,7 @@ from glass.data.order import TRAIN
 from glass.data.store import again, read_manifest, table_files
 
 _SCHEMA = pl.DataFrame(schema=SCHEMAS["interactions.parquet"]).to_arrow().schema
+_DAMAGE = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Shards:
         for number, path in enumerate(table_files(folder, "interactions.parquet")):
             try:
                 about = pq.read_metadata(path)
-            except (OSError, pa.ArrowException) as error:
+            except _DAMAGE as error:
                 raise ValueError(f"{path} cannot be read ({error}): {again(folder)}") from error
             rows = [about.row_group(k).num_rows for k in range(about.num_row_groups)]
             place += [(number, k, count) for k, count in enumerate(rows) if count]
@@ -91,11 +92,12 @@ class Shards:
             try:
                 with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     table = file.read_row_group(int(self.groups[number]), use_threads=False)
-            except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+                problem = self._problem(table)
+            except _DAMAGE as error:
                 raise ValueError(
                     f"{path} cannot be read ({error}): {again(self.folder)}"
                 ) from error
-            if problem := self._problem(table):
+            if problem:
                 raise ValueError(f"{path} {problem}: {again(self.folder)}")
             parts.append(table)
         columns = {

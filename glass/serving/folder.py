@@ -95,7 +95,10 @@ def load_system(folder: Path | str) -> tuple[Model, SidTable, SidTrie]:
     if not (folder / TRAINED).exists():
         raise ValueError(f"{folder} holds no trained model; run `glass train` with this config")
     # Models of older versions do not say it, and all of these are the same class.
-    system = trained_system(str(_read_trained(folder).get("system", "glass")))
+    try:
+        system = trained_system(str(_read_trained(folder).get("system", "glass")))
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     try:
         trie = SidTrie.load(folder / "trie.safetensors", device())
     except FileNotFoundError as error:

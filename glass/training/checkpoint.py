@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,9 @@ def load_checkpoint(path: Path, *, made_with: str) -> dict[str, Any] | None:
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # torch raises all kinds over damaged files
         raise ValueError(f"{path} is no readable checkpoint; delete it to start anew") from error
     if not isinstance(state, dict) or not {"format_version", "fingerprint"} <= state.keys():
         raise ValueError(f"{path} is no checkpoint of a training; delete it to start anew")

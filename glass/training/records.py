@@ -40,7 +40,7 @@ class Records:
         """
         path = self._folder / CHECKPOINT
         state = load_checkpoint(path, made_with=self._made_with)
-        best_step = 0 if state is None else state["best"][1]
+        best_step = 0 if state is None else _best_step(path, state)
         best = self._best(best_step)
         if best_step and not best.exists():
             raise ValueError(
@@ -103,3 +103,12 @@ class Records:
         for path in self._folder.glob("best-*.safetensors*"):
             if path != kept:
                 path.unlink(missing_ok=True)
+
+
+def _best_step(path: Path, state: dict[str, Any]) -> int:
+    """The step that names a file: a whole number, whatever the checkpoint says."""
+    best = state.get("best")
+    step = best[1] if isinstance(best, list) and len(best) == 3 else None
+    if type(step) is not int:
+        raise ValueError(f"{path} is no checkpoint of a training; delete it to start anew")
+    return step

@@ -97,6 +97,17 @@ def test_texts_that_are_not_utf8(path: Path) -> None:
     pq.write_table(pa.table({"x": names, "d": names.dictionary_encode()}), path)
     expected = ["a", "\ufffd\ufffdb", None, "\ufffd"]
     assert read_whole(path).to_dict(as_series=False) == {"x": expected, "d": expected}
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3, 4]), names)  # no ids, no texts
+    pq.write_table(pa.table({"x": lists}), path)
+    with pytest.raises(ValueError, match=r"x\.parquet: cannot be read .* Invalid UTF8"):
+        read_whole(path)
+
+
+def test_times_of_more_than_a_day(path: Path) -> None:
+    times = pa.array([10**17], pa.int64()).cast(pa.time64("us"))
+    pq.write_table(pa.table({"x": times}), path)
+    with pytest.raises(ValueError, match=r"x\.parquet: cannot be read .* not within"):
+        read_whole(path)
 
 
 def test_two_columns_of_one_name(path: Path) -> None:
@@ -204,11 +215,18 @@ class TestPreparedFolders:
         with pytest.raises(ValueError, match=r"manifest\.json .*prepare it again"):
             Dataset.load(folder)
 
+    def test_names_that_are_not_utf8(self, folder: Path) -> None:
+        path = folder / "interactions.parquet"
+        path.write_bytes(path.read_bytes().replace(b"user_id", b"\xe4ser_id"))
+        for load in (Dataset.load, Shards.of):
+            with pytest.raises(ValueError, match=r"interactions\.parquet.* prepare it again"):
+                load(folder)
+
     def test_row_groups_that_are_read_alone(self, folder: Path) -> None:
         path = folder / "interactions.parquet"
         content, rng = path.read_bytes(), random.Random(0)
         expected = Dataset.load(folder)
-        for _ in range(150):
+        for _ in range(300):
             path.write_bytes(one_bit_changed(content, rng))
             found, refusal = attempt(lambda: Shards.of(folder).load([0]))
             if found is None:

@@ -126,10 +126,19 @@ class TestLongValues:
         with pytest.raises(ValueError, match=r"events\.csv: .* more than 1 MB; is a quote left"):
             prepare(config)
 
-    @pytest.mark.parametrize("header", [b"x" * 2_000_000, b"x," * 1_000_000, b'"' + b"x" * 200_000])
-    def test_headers(self, header: bytes, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("header", "message"),
+        [
+            (b"x" * 2_000_000, "it has more than 1,000,000 characters"),
+            (b"x," * 1_000_000, "it has more than 1,000,000 characters"),
+            (b"x," * 100_000, "the header repeats the columns x$"),
+            (b'"' + b"x" * 200_000, "it has a name that does not end"),
+            (b'a,"b', "it has a name that does not end"),
+        ],
+    )
+    def test_headers(self, header: bytes, message: str, tmp_path: Path) -> None:
         write(tmp_path, CASES["table"] | {"e.csv": header + b"\n1,2\n"})
-        with pytest.raises(ValueError, match=r"e\.csv: the (first line has|header repeats)"):
+        with pytest.raises(ValueError, match=rf"e\.csv: .*{message}"):
             read(settings("table", tmp_path))
 
 

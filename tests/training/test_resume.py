@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from glass.config import TrainConfig
 from glass.training import load_checkpoint, save_checkpoint
 from glass.training import loop as loop_module
 from glass.training.log import read_rows
+from glass.training.records import Records
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +320,27 @@ def test_autocast_run_resumes_too(tmp_path: Path) -> None:
     assert not equal(final_weights(tmp_path / "a"), toy_training.toy_model().state_dict())
     for name, weight in final_weights(tmp_path / "a").items():
         assert weight.dtype != torch.bfloat16, name
+
+
+@pytest.mark.parametrize("best", [["x", "../../x", 0], [0.1, None, 0], [0.1], None, "abc"])
+def test_a_checkpoint_names_no_other_file(best: Any, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pt", {"fingerprint": "mine", "best": best})
+    with pytest.raises(ValueError, match=r"checkpoint\.pt is no checkpoint of a training"):
+        Records(tmp_path, "mine").load()
+
+
+def test_every_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"fingerprint": "mine", "best": [0.0, 0, 0], "x": torch.ones(3)})
+    content, rng = path.read_bytes(), random.Random(0)
+    refusals = []
+    for _ in range(300):
+        place = rng.randrange(len(content))
+        path.write_bytes(content[:place] + bytes([rng.randrange(256)]) + content[place + 1 :])
+        try:
+            Records(tmp_path, "mine").load()
+        except ValueError as error:
+            refusals.append(str(error))
+        path.write_bytes(content)
+    assert len(refusals) > 20
+    assert all("checkpoint.pt" in refusal for refusal in refusals)
