@@ -10,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from typing import Any
 
 from glass.cli_errors import expected_message
@@ -90,11 +90,9 @@ def _dispatch(arguments: list[str]) -> None:
         run_tool(name, rest)
         return
     config, others = _settings(name, rest)
-    from glass import distributed
-
-    if distributed.requested() and name not in PARALLEL:
+    if _number_of_several() is not None and name not in PARALLEL:
         raise ValueError(f"`glass {name}` is the work of one process; start it without torchrun")
-    with _log_steps(), _first_prints(), distributed.job():
+    with _log_steps(), _first_prints(), _job():
         COMMANDS[name].work(config, others)
 
 
@@ -160,8 +158,8 @@ def _log_steps() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(message)s"))
     level = log.level
     log.addHandler(handler)
-    others = int(os.environ.get("RANK", "0")) > 0  # of torchrun: the first tells what all do
-    log.setLevel(logging.WARNING if others else logging.INFO)
+    # Of several processes the first tells what all do.
+    log.setLevel(logging.WARNING if _number_of_several() else logging.INFO)
     try:
         yield
     finally:
@@ -169,10 +167,25 @@ def _log_steps() -> Iterator[None]:
         log.setLevel(level)
 
 
+def _number_of_several() -> int | None:
+    """Number of this process, from 0, where `torchrun` started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return None
+    return int(os.environ.get("RANK", "0"))
+
+
+def _job() -> AbstractContextManager[None]:
+    if _number_of_several() is None:  # and no torch for commands that need none
+        return nullcontext()
+    from glass import distributed
+
+    return distributed.job()
+
+
 @contextmanager
 def _first_prints() -> Iterator[None]:
     """Of several processes one tells the results."""
-    if int(os.environ.get("RANK", "0")) == 0:
+    if not _number_of_several():
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
