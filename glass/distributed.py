@@ -33,7 +33,7 @@ def requested() -> bool:
 def job() -> Iterator[None]:
     """Joins the other processes for the block, where `torchrun` started several.
 
-    NCCL with a GPU for each process of a machine, gloo on CPUs.
+    NCCL with a GPU for each process of a machine, gloo for what lies on the CPU.
 
     Raises:
         ValueError: a machine has fewer GPUs than processes.
@@ -50,7 +50,7 @@ def job() -> Iterator[None]:
                 "--nproc-per-node"
             )
         torch.cuda.set_device(local)
-        backend = "nccl"
+        backend = "cpu:gloo,cuda:nccl"  # sums of the log and random states lie on the CPU
     dist.init_process_group(backend, timeout=timedelta(hours=WAIT_HOURS))
     try:
         yield

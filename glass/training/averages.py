@@ -22,13 +22,21 @@ class Averages:
         self.correct = torch.zeros(num_levels, dtype=torch.float64)
         self.targets = self.steps = 0
 
-    def add(self, output: Output, loss: Tensor, shares: Mapping[str, Tensor | float]) -> None:
-        """Takes a step; `shares` are what the parts of the loss count in this process."""
+    def add(
+        self, output: Output, loss: Tensor, shares: Mapping[str, Tensor], *, counts: bool
+    ) -> None:
+        """Takes a step.
+
+        Args:
+            output, loss: of it.
+            shares: what the parts of the loss count in this process; 1 where there is none.
+            counts: False: its only row is another process's.
+        """
         self.loss += loss.detach().double().cpu()
         for name, value in (output.parts or {}).items():
-            part = value.double().cpu() * torch.as_tensor(shares.get(name, 1.0)).cpu()
-            self.parts[name] = self.parts.get(name, 0.0) + part
-        if shares.get("rec", 1.0):  # else its only row is another process's
+            part = value.double() * shares[name] if name in shares else value.double()
+            self.parts[name] = self.parts.get(name, 0.0) + part.cpu()
+        if counts:
             self.correct += output.hits.sum((0, 1)).double().cpu()
             self.targets += int(output.present.sum())
         self.steps += 1

@@ -104,7 +104,7 @@ def train(
     if state is not None:
         trainer.restore(state)
     records.open_log(log_folder, name, trainer.step, tensorboard=config.tensorboard)
-    model.train()
+    trainer.model.train()
     bar = tqdm(
         total=trainer.total,
         initial=trainer.step,
@@ -130,7 +130,7 @@ def train(
             records.save(trainer.state())
     bar.close()
     records.close()
-    trainer.processes.load(records.best_weights(trainer.best_step))
+    trainer.processes.end(records.best_weights(trainer.best_step))
     model.eval()
     return TrainResult(trainer.best_step, trainer.best, trainer.step, records.rows)
 

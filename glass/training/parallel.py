@@ -7,13 +7,13 @@ gradients is the gradient of the whole batch.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from glass import distributed
@@ -23,7 +23,11 @@ Mode = Literal["ddp", "fsdp2"]
 
 
 class OneProcess:
-    """A model that one process trains; also what the others build upon."""
+    """A model that one process trains; also what the others build upon.
+
+    Attributes:
+        model: what the steps change.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -50,6 +54,10 @@ class OneProcess:
 
     def load(self, weights: dict[str, Tensor]) -> None:
         """The inverse of `weights`."""
+        self.model.load_state_dict(weights)
+
+    def end(self, weights: dict[str, Tensor]) -> None:
+        """After the last step: the model that was given takes these weights."""
         self.model.load_state_dict(weights)
 
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -118,6 +126,12 @@ class Shards(Replicas):
     the optimiser.
     """
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(copy.deepcopy(model))
+        # A sharded model keeps its hooks for good: the one that was given waits, off the card.
+        self._device = next(model.parameters()).device
+        self._given = model.to("cpu")
+
     def _wrapped(self, model: nn.Module) -> Callable[[Any], Output]:
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -153,6 +167,9 @@ class Shards(Replicas):
         own = self.model.state_dict()
         self.model.load_state_dict({name: _like(own[name], weights[name]) for name in own})
 
+    def end(self, weights: dict[str, Tensor]) -> None:
+        self._given.to(self._device).load_state_dict(weights)
+
     def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         state: dict[str, Any] = tree_map(_plain, optimizer.state_dict())
         return state
@@ -178,11 +195,14 @@ def shared(model: nn.Module, mode: Mode) -> OneProcess:
 
 def _plain(value: Any) -> Any:
     """A tensor that is spread over the processes, gathered; anything else as it is."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _like(own: Tensor, value: Tensor) -> Tensor:
     """A whole tensor spread over the processes as `own` is."""
+    # Imported here: it takes longer than all the rest of this package.
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
     if not isinstance(own, DTensor):
         return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)

@@ -32,10 +32,11 @@ class Trainer:
     """State of one training run; `state()` and `restore()` are exact inverses."""
 
     def __init__(self, model: Model, feed: Feed, config: TrainConfig) -> None:
-        self.model, self.feed, self.config = model, feed, config
+        self.feed, self.config = feed, config
         self.processes = shared(model, config.parallel)
+        self.model: Any = self.processes.model
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self.model.parameters(),
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
             fused=True,  # one pass over a table of items instead of a dozen
@@ -43,7 +44,7 @@ class Trainer:
         self.per_epoch = feed.per_epoch
         self.total = max(1, round(config.max_epochs * self.per_epoch))
         self.every = max(1, round(config.eval_every * self.per_epoch))
-        self.device = next(model.parameters()).device
+        self.device = next(self.model.parameters()).device
         self.step = 0
         self.best, self.best_step, self.bad = -math.inf, 0, 0
         self.sums = Averages(model.num_levels)
@@ -67,7 +68,7 @@ class Trainer:
         if self.config.grad_clip > 0:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
         self.optimizer.step()
-        self.sums.add(output, loss, shares)
+        self.sums.add(output, loss, shares, counts=given.counts)
 
     def averages(self) -> Row:
         """Mean loss and per-level accuracy since the last call."""
@@ -76,7 +77,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint holds; every process must ask."""
-        cuda = torch.cuda.get_rng_state_all() if self.device.type == "cuda" else []
+        on_card = self.device.type == "cuda"
         random: list[Tensor] = distributed.gathered(torch.get_rng_state())
         return {
             "step": self.step,
@@ -84,7 +85,7 @@ class Trainer:
             **self.sums.state(),
             "rng": random[0],
             "rng_of_others": random[1:],
-            "cuda_rng": cuda,
+            "cuda_rng": distributed.gathered(torch.cuda.get_rng_state()) if on_card else [],
             "model": self.processes.weights(),
             "optimizer": self.processes.optimizer_state(self.optimizer),
         }
@@ -99,10 +100,10 @@ class Trainer:
         random = [state["rng"], *state.get("rng_of_others", [])]
         if distributed.is_first() or len(random) == distributed.count():
             torch.set_rng_state(random[distributed.rank()])
+            if state["cuda_rng"]:  # of every process; of older versions, of every card
+                torch.cuda.set_rng_state(state["cuda_rng"][distributed.rank()])
         else:  # more processes than before, or fewer: no stream is used twice
             torch.manual_seed(_own_seed(self.config.seed, self.step))
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
 
 
 def _own_seed(seed: int, step: int) -> int:

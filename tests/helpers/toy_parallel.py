@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor
 from toy import random_dataset, toy_sids
 
 from glass import distributed
@@ -89,7 +88,7 @@ def run_case(
         result = train(model, rows, validator, settings, folder, progress=False)
     finally:
         Trainer.train_step = one_step  # type: ignore[method-assign]
-    weights = {name: _whole(value).contiguous() for name, value in model.state_dict().items()}
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     of_all = distributed.gathered([value.tolist() for value in ranked])
     if distributed.is_first():
         save_file(weights, folder / "weights.safetensors")
@@ -102,10 +101,6 @@ def run_case(
             "alike": all(part == of_all[0] for part in of_all),
         }
         (folder / "result.json").write_text(json.dumps(content))
-
-
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def main() -> None:

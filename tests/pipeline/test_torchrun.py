@@ -31,8 +31,10 @@ def scores(run: Path) -> dict[str, float]:
     }
 
 
-def test_run_of_two_processes(make_shop: MakeShop) -> None:
-    shop, other = make_shop(**NO_DROPOUT), make_shop("other", **NO_DROPOUT)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_run_of_two_processes(parallel: str, make_shop: MakeShop) -> None:
+    changes = {**NO_DROPOUT, "train": {"parallel": parallel}}
+    shop, other = make_shop(**changes), make_shop("other", **changes)
     done = torchrun(2, "-m", "glass", "run", str(shop))
     assert done.returncode == 0, done.stderr[-3000:]
     assert main(["run", str(other)]) == 0
@@ -44,12 +46,22 @@ def test_run_of_two_processes(make_shop: MakeShop) -> None:
     assert done.stderr.count("train glass ...") == 1
     left, expected = ({p.name for p in folder.rglob("*")} for folder in (run, alone))
     assert left == expected
+    if parallel == "fsdp2":
+        return
     # The second call finds everything up to date.
     before = (run / "metrics.json").stat().st_mtime_ns
     again = torchrun(2, "-m", "glass", "run", str(shop))
     assert again.returncode == 0, again.stderr[-3000:]
     assert (run / "metrics.json").stat().st_mtime_ns == before
     assert "train glass: up to date" in again.stderr
+
+
+def test_a_rank_without_a_job_silences_nothing(
+    make_shop: MakeShop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    assert main(["data", "prepare", str(make_shop())]) == 0
+    assert "shop" in capsys.readouterr().out
 
 
 def test_work_of_one_process_is_refused(make_shop: MakeShop) -> None:
