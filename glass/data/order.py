@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from glass.config import DataConfig
 
 IntArray = NDArray[np.int64]
+Chunks = Callable[[], Iterator[IntArray]]
+_BINS = 1 << 16
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = {"train": TRAIN, "valid": VALID, "test": TEST}
 
@@ -20,11 +24,16 @@ def tie_keys(rows: IntArray, seed: int) -> NDArray[np.uint64]:
     """
     start = (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
     with np.errstate(over="ignore"):
-        key = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: NDArray[np.uint64] = key ^ (key >> np.uint64(31))
-    return mixed
+        return mixed(rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start))
+
+
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64, a bijection: every bit of a value moves every bit of its own."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return found
 
 
 def event_order(users: IntArray, times: IntArray, rows: IntArray, config: DataConfig) -> IntArray:
@@ -65,7 +74,8 @@ def assign_splits(
     if not len(users):
         return np.zeros(0, dtype=np.int8)
     if config.split == "time":
-        return _split_by_time(times, config.test_share, config.valid_share)
+        cuts = time_cuts(lambda: iter((times,)), config.test_share, config.valid_share)
+        return split_at(times, cuts)
     return _split_last(users, groups, config.num_test_events, config.num_valid_events)
 
 
@@ -86,17 +96,61 @@ def _split_last(
     return np.repeat(split, sizes)
 
 
-def _split_by_time(times: IntArray, test_share: float, valid_share: float) -> NDArray[np.int8]:
-    ordered = np.sort(times)
-    split = np.zeros(len(times), dtype=np.int8)
-    for share, label in ((test_share, TEST), (valid_share, VALID)):
-        count = int(share * len(ordered) + 1e-9)  # 0.29 * 100 is 28.999..
+def time_cuts(
+    chunks: Chunks, test_share: float, valid_share: float
+) -> tuple[int | None, int | None]:
+    """First time of the test events, and of the validation events; None: there are none.
+
+    Args:
+        chunks: begins to yield all times, in any order, some at a time.
+        test_share: of all events.
+        valid_share: of those before the test events.
+    """
+    left = sum(len(part) for part in chunks())
+    cuts: list[int | None] = []
+    for share in (test_share, valid_share):
+        count = int(share * left + 1e-9)  # 0.29 * 100 is 28.999..
         if count == 0:
+            cuts.append(None)
             continue
-        cut = ordered[len(ordered) - count]
-        split[(times >= cut) & (split == TRAIN)] = label
-        ordered = ordered[: np.searchsorted(ordered, cut)]
+        cut = nth_smallest(chunks, left - count, below=cuts[0] if cuts else None)
+        cuts.append(cut)
+        left = sum(int((part < cut).sum()) for part in chunks())
+    return cuts[0], cuts[1]
+
+
+def split_at(times: IntArray, cuts: tuple[int | None, int | None]) -> NDArray[np.int8]:
+    """Events from a cut on are test, or validation."""
+    split = np.full(len(times), TRAIN, dtype=np.int8)
+    for cut, label in zip(reversed(cuts), (VALID, TEST), strict=True):
+        if cut is not None:
+            split[times >= cut] = label
     return split
+
+
+def nth_smallest(chunks: Chunks, n: int, below: int | None = None) -> int:
+    """The value at place n (from 0) of all values below `below`, sorted.
+
+    Counts values in equal bins and goes on within the bin that holds the place, until that is one
+    value wide: two or three passes over the chunks, and memory for the bins alone.
+    """
+    smallest = min(int(part.min()) for part in chunks() if len(part))
+    largest = max(int(part.max()) for part in chunks() if len(part))
+    largest = largest if below is None else min(largest, below - 1)
+    while smallest < largest:
+        width = -(-(largest - smallest + 1) // _BINS)
+        counts = np.zeros(_BINS, dtype=np.int64)
+        for part in chunks():
+            inside = part[(part >= smallest) & (part <= largest)]
+            counts += np.bincount((inside - smallest) // width, minlength=_BINS)
+        upto = np.cumsum(counts)
+        bin_ = int(np.searchsorted(upto, n, side="right"))
+        n -= int(upto[bin_ - 1]) if bin_ else 0
+        smallest, largest = (
+            smallest + bin_ * width,
+            min(largest, smallest + (bin_ + 1) * width - 1),
+        )
+    return smallest
 
 
 def _changes(values: IntArray) -> NDArray[np.bool_]:

@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from glass.data.order import mixed
+
 Keys = NDArray[np.uint64]
 PARTITION_BITS = 8
 """A partition is the keys that share their highest bits."""
@@ -27,7 +29,7 @@ def keys_of(texts: pl.Series, seed: int = 0) -> Keys:
     data, starts, lengths = _buffers(texts)
     start = np.uint64((seed * 0xA0761D6478BD642F + 0x9E3779B97F4A7C15) % 2**64)
     with np.errstate(over="ignore"):
-        keys = _mixed(lengths.astype(np.uint64) + start)
+        keys = mixed(lengths.astype(np.uint64) + start)
         words = np.ndarray(len(data) - 7, dtype="<u8", buffer=data, strides=(1,))
         longest = int(lengths.max(initial=0))
         going = np.arange(len(lengths))
@@ -36,7 +38,7 @@ def keys_of(texts: pl.Series, seed: int = 0) -> Keys:
             left = np.minimum(lengths[going] - place, 8).astype(np.uint64)
             mask = ~np.uint64(0) >> (np.uint64(64) - 8 * left)
             word = words[starts[going] + place] & mask
-            keys[going] = _mixed((keys[going] ^ word) * _FACTOR)
+            keys[going] = mixed((keys[going] ^ word) * _FACTOR)
     return keys
 
 
@@ -53,11 +55,3 @@ def _buffers(texts: pl.Series) -> tuple[bytes, NDArray[np.int64], NDArray[np.int
     content = array.buffers()[2]
     data = (b"" if content is None else content.to_pybytes()) + bytes(8)
     return data, offsets[:-1], np.diff(offsets)
-
-
-def _mixed(values: Keys) -> Keys:
-    """The finaliser of splitmix64, a bijection."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: Keys = values ^ (values >> np.uint64(31))
-    return mixed

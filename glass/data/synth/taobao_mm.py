@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from glass.data.order import tie_keys
 from glass.data.store import remove_stale
 
 WIDTH = 128
@@ -262,14 +263,8 @@ def has_vector(items: Ints, sizes: SynthSizes) -> NDArray[np.bool_]:
 
 
 def hashed(numbers: Ints, seed: int) -> Ints:
-    """Signed 64-bit ids of numbers, each its own (the finaliser of splitmix64)."""
-    with np.errstate(over="ignore"):
-        key = numbers.astype(np.uint64) + np.uint64(
-            (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
-        )
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    ids: Ints = (key ^ (key >> np.uint64(31))).view(np.int64)
+    """Signed 64-bit ids of numbers, each its own."""
+    ids: Ints = tie_keys(numbers, seed).view(np.int64)
     return ids
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glass.data.assembly.splits import nth_smallest
+from glass.data.order import nth_smallest
 
 ints = st.one_of(st.integers(-5, 5), st.integers(-(10**6), 10**6), st.integers(-(2**62), 2**62 - 1))
 
