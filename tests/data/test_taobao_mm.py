@@ -16,6 +16,7 @@ from raw_tables import read
 
 from glass.config import DataConfig, SidConfig, TaobaoMmConfig
 from glass.data import Dataset, prepare
+from glass.data.readers import taobao_mm
 from glass.data.synth import SynthSizes, write_taobao_mm
 from glass.data.synth.taobao_mm import ITEMS, SAMPLES, USERS, VECTORS
 from glass.sid.vectors import item_vectors
@@ -216,6 +217,34 @@ def test_repeated_users_and_vectors_count_once(write: Write) -> None:
     assert dataset.vectors is not None
     row = dataset.item_table["raw_item_id"].to_list().index(str(B))
     assert dataset.vectors[row, 0] == B
+
+
+def test_a_row_without_user_is_not_user_0(write: Write) -> None:
+    people = users({0: [B, C]})
+    people = {name: [column[0], *column] for name, column in people.items()}
+    people["129_1"][0] = None
+    clicks = samples((0, B, CLICK), (0, C, CLICK))
+    config = write(
+        {"train_user_features": people, "train_samples": clicks}, max_malformed_share=0.6
+    )
+    found = sequences(Dataset.load(prepare(config)))["0"]
+    assert [item for item, _, _ in found][:2] == [str(B), str(C)]
+    assert read(config).dropped["repeated_users"] == 0
+
+
+def test_clicks_are_counted_over_many_tables(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(7, item, CLICK) for item in [B, C, D, E] * 3 + [B, C] * 5]
+    config = write({"train_samples": samples(*rows)}, taobao_mm={"min_target_clicks": 8})
+    whole = read(config).events
+    monkeypatch.setattr(taobao_mm, "COUNTED_ROWS", 2)
+    real = taobao_mm.read_parquet
+    monkeypatch.setattr(
+        taobao_mm, "read_parquet", lambda *given: real(*given[:4], min(given[4], 3))
+    )
+    found = read(config).events
+    assert found.sort("row")["raw_item_id"].equals(whole.sort("row")["raw_item_id"])
+    clicked = found.filter(pl.col("time") == 1)["raw_item_id"]
+    assert set(clicked) == {str(B), str(C)}
 
 
 def test_later_users_change_no_label(write: Write) -> None:

@@ -44,6 +44,8 @@ TYPES: dict[str, Any] = {
     "items": pl.List(pl.Int64),
     "vector": pl.List(pl.Int8),
 }
+COUNTED_ROWS = 1_000_000
+"""Counts of clicked items that are gathered before they are added up."""
 HISTORY_ROWS = 4_096
 """Histories read at a time."""
 Ids = NDArray[np.int64]
@@ -169,10 +171,12 @@ class _Release:
     def _targets(self, known: Ids | None) -> Ids:
         """Items whose clicks count, rising."""
         settings = self._config.taobao_mm
-        counts = pl.DataFrame(schema={"item": pl.Int64, "clicks": pl.Int64})
+        parts = [pl.DataFrame(schema={"item": pl.Int64, "clicks": pl.Int64})]
         for chunk in self._clicks("train_samples", count=True):
-            part = chunk.group_by("item").agg(clicks=pl.len().cast(pl.Int64))
-            counts = pl.concat([counts, part]).group_by("item").agg(pl.col("clicks").sum())
+            parts.append(chunk.group_by("item").agg(clicks=pl.len().cast(pl.Int64)))
+            if sum(part.height for part in parts[1:]) > max(COUNTED_ROWS, parts[0].height):
+                parts = [_added_up(parts)]
+        counts = _added_up(parts)
         most: Any = counts["clicks"].max() or 0
         enough = counts.filter(pl.col("clicks") >= settings.min_target_clicks)
         found = np.sort(enough["item"].to_numpy())
@@ -192,13 +196,11 @@ class _Release:
 
     def _users(self, name: str) -> _Users:
         """Users of a table of features and where each is first, from the ids alone."""
-        parts = [
-            frame.select("user").to_series().fill_null(0).to_numpy()
-            for frame in self._read(name, {"user": USER}, None)
-        ]
-        every = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        ids, rows = np.unique(every, return_index=True)
-        return _Users(ids, rows)
+        parts = [frame["user"] for frame in self._read(name, {"user": USER}, None)]
+        every = pl.concat([pl.Series("user", [], dtype=pl.Int64), *parts])
+        known = np.flatnonzero(every.is_not_null().to_numpy())
+        ids, first = np.unique(every.drop_nulls().to_numpy(), return_index=True)
+        return _Users(ids, known[first])
 
     def _clicks(self, name: str, *, count: bool) -> Iterator[pl.DataFrame]:
         """`user`, `item` of the rows with a click; with `count`, what is left out is counted."""
@@ -294,8 +296,12 @@ def _check_types(source: Source, frame: pl.DataFrame, columns: dict[str, str]) -
             )
 
 
+def _added_up(counts: list[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(counts).group_by("item").agg(pl.col("clicks").sum())
+
+
 def _among(ids: Ids, rising: Ids) -> NDArray[np.bool_]:
-    """bool [T] whether each of `ids` is among `rising`."""
+    """bool [T] whether each of `ids` is among `rising`; np.isin would sort both each time."""
     if not len(rising):
         return np.zeros(len(ids), dtype=bool)
     place = np.searchsorted(rising, ids)
