@@ -139,13 +139,19 @@ class ShardFeed(Feed):
     ) -> None:
         self._shards, self._rows_of = shards, rows_of
         self._windows = windows(shards.num_events, config.shuffle_events, config.seed)
-        bar = tqdm(self._windows, desc="count rows", unit="window", disable=not progress)
-        counts = np.array([len(rows_of(shards.load(window))) for window in bar])
+        counts = np.array(distributed.from_first(self._counted(progress=progress)))
         steps = -(-counts // config.batch_size)
         super().__init__(config, int(counts.sum()), int(steps.sum()))
         self._steps = steps
         self._order: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
         self._window: tuple[int, int, TrainingRows, list[NDArray[np.int64]]] | None = None
+
+    def _counted(self, *, progress: bool) -> list[int]:
+        """Rows of each window; one process reads them for all."""
+        if not distributed.is_first():
+            return []
+        bar = tqdm(self._windows, desc="count rows", unit="window", disable=not progress)
+        return [len(self._rows_of(self._shards.load(window))) for window in bar]
 
     def made_with(self) -> dict[str, Any]:
         if len(self._windows) == 1:

@@ -103,6 +103,19 @@ def test_texts_that_are_not_utf8(path: Path) -> None:
         read_whole(path)
 
 
+def test_reading_keeps_no_row_groups(path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 2**62, (40, 50_000))
+    with pq.ParquetWriter(path, pa.schema([("x", pa.int64())]), compression="none") as writer:
+        for part in numbers:
+            writer.write_table(pa.table({"x": part}))
+    before, held = pa.total_allocated_bytes(), []
+    for place, table in enumerate(read_tables(path, rows=50_000)):
+        assert table["x"].to_list()[:3] == numbers[place, :3].tolist()
+        held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == 40
+    assert held[-1] < held[4] + 2 * numbers[0].nbytes  # pyarrow would keep all 16 MB
+
+
 def test_times_of_more_than_a_day(path: Path) -> None:
     times = pa.array([10**17], pa.int64()).cast(pa.time64("us"))
     pq.write_table(pa.table({"x": times}), path)

@@ -20,7 +20,7 @@ from glass.config import DataConfig
 from glass.data.cleaning import Cleaner
 from glass.data.json_file import id_text, read_pairs
 from glass.data.raw import RawData, RowReport, Source, existing_file
-from glass.data.readers.item_objects import read_items
+from glass.data.readers.item_objects import read_items, require_item_file
 
 SUFFIX = ".inter.json"
 _SETTING = "data.path"
@@ -51,13 +51,7 @@ def find(config: DataConfig) -> list[Source]:
         companion = path.with_name(path.name.removesuffix(SUFFIX) + suffix)
         if companion.exists():
             sources.append(Source(role, existing_file(companion, _SETTING), companion.name))
-    if not any(source.role == "items" for source in sources) and (
-        config.title_column or config.text_columns
-    ):
-        raise ValueError(
-            "data.title_column and data.text_columns are fields of the .item.json file, but "
-            f"{path.parent} has none beside {path.name}"
-        )
+    require_item_file(config, sources, f"{path.parent} has none beside {path.name}")
     return sources
 
 

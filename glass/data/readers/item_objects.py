@@ -46,6 +46,16 @@ class BadRows:
             self._report.add(reason, self._first[reason], count)
 
 
+def require_item_file(config: DataConfig, sources: Sequence[Source], lack: str) -> None:
+    """Raise ValueError where settings name fields of an item file and there is none."""
+    if (config.title_column or config.text_columns) and not any(
+        source.role == "items" for source in sources
+    ):
+        raise ValueError(
+            f"data.title_column and data.text_columns are fields of the .item.json file, but {lack}"
+        )
+
+
 def read_items(
     sources: Sequence[Source], config: DataConfig, report: RowReport
 ) -> Iterator[pl.DataFrame]:

@@ -21,7 +21,7 @@ from glass.data.cleaning import Cleaner
 from glass.data.delimited import read_delimited, read_header
 from glass.data.order import SPLITS, TRAIN
 from glass.data.raw import RawData, RowReport, Source, existing_file, require_columns
-from glass.data.readers.item_objects import BadRows, read_items
+from glass.data.readers.item_objects import BadRows, read_items, require_item_file
 
 COLUMNS = {"user": "user_id", "history": "history_item_id", "item": "item_id"}
 _SETTING = "data.path"
@@ -53,13 +53,7 @@ def find(config: DataConfig) -> list[Source]:
         if about:
             file = max(about, key=lambda file: len(file.name))
             sources.append(Source(role, existing_file(file, _SETTING), file.name))
-    if not any(source.role == "items" for source in sources) and (
-        config.title_column or config.text_columns
-    ):
-        raise ValueError(
-            "data.title_column and data.text_columns are fields of the .item.json file, but "
-            f"{root / 'index'} has none for {path.name}"
-        )
+    require_item_file(config, sources, f"{root / 'index'} has none for {path.name}")
     return sources
 
 
