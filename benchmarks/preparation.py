@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -60,12 +61,29 @@ def prepare_here(path: Path, folder: Path) -> Row:
     config = DataConfig(
         name="events", format="table", path=str(path), folder=str(folder), min_item_events=1
     )
+    steps = seconds_of_steps()
     start = time.perf_counter()
     prepared = prepare(config)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     counts = json.loads((prepared / "manifest.json").read_text())["counts"]
-    return {"seconds": seconds, "peak GiB": peak, **{k: counts[k] for k in ("users", "items")}}
+    sizes: Row = {name: counts[name] for name in ("users", "items")}
+    return {"seconds": seconds, "peak GiB": peak, **sizes, **steps}
+
+
+def seconds_of_steps() -> Row:
+    """Filled with what the preparation logs at its end."""
+    found: Row = {}
+
+    class Reader(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            pairs = (part.rsplit(" ", 2) for part in record.getMessage().split(": ")[1].split(", "))
+            found.update({f"{name} s": float(value) for name, value, _ in pairs})
+
+    log = logging.getLogger("glass.data.assembly.steps")
+    log.addHandler(Reader(logging.INFO))
+    log.setLevel(logging.INFO)
+    return found
 
 
 def measure(num_events: int, folder: Path) -> Row:

@@ -58,7 +58,7 @@ def data_prepare(config: RunConfig, options: Options) -> None:
     """Prepares the data and names the folder."""
     from glass.data import prepare
 
-    print(prepare(config.data, force=options["force"]))
+    print(prepare(config.data, force=options["force"], ray=config.ray))
 
 
 def data_describe(config: RunConfig, options: Options) -> None:
@@ -94,7 +94,7 @@ def sid_compare(config: RunConfig, options: Options) -> None:
 
     with _working(config) as run:
         folder = run.folder / "sid_compare"
-        found = compare(config.sid, run.dataset, folder, options["quantizers"])
+        found = compare(config.sid, run.dataset, folder, options["quantizers"], config.ray)
         path = folder.with_suffix(".json")
         write_json_atomic(path, {name: health.to_dict() for name, health in found.items()})
     print(format_comparison(found))

@@ -171,6 +171,8 @@ class SidConfig:
     """Residual k-means: scale residuals to unit length before each level."""
     kmeans_iterations: int = 25
     """Lloyd iterations a level."""
+    fit_items: int | None = None
+    """Items that codebooks are fitted on, drawn from those with training events; empty: all."""
     deduplicate: bool = False
     """Append a level that numbers the items of a colliding SID, so that SIDs are unique."""
     vqvae: VqVaeConfig = field(default_factory=VqVaeConfig)
@@ -386,6 +388,19 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class RayConfig:
+    """Workers of a Ray cluster for preparation, text vectors and SIDs."""
+
+    enabled: bool = False
+    """Let them work; needs `pip install 'ray[data]'`."""
+    address: str = "local"
+    """`local` starts a cluster on this machine; `auto` finds the one that runs here, `host:port`
+    another."""
+    num_cpus: int | None = None
+    """CPUs of a cluster started here, one for each part in work; empty: all."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run: data, semantic IDs, models, evaluation and report."""
 
@@ -409,5 +424,7 @@ class RunConfig:
     """Training."""
     eval: EvalConfig = field(default_factory=EvalConfig)
     """Evaluation."""
+    ray: RayConfig = field(default_factory=RayConfig)
+    """Workers beside this process."""
     num_example_users: int = 10
     """Users shown in the report with history and recommendations."""

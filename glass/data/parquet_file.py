@@ -45,6 +45,15 @@ def column_names(path: Path) -> list[str]:
     return names
 
 
+def num_rows(path: Path) -> int:
+    """Rows that a file says it has; ValueError for a file that is no Parquet."""
+    try:
+        count: int = pq.read_metadata(path).num_rows
+    except _DAMAGE as error:
+        raise _unreadable(path, 0, error, _REMEDY) from error
+    return count
+
+
 def read_tables(
     path: Path,
     columns: Sequence[str] | None = None,

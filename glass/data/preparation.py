@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from glass.config import DataConfig, KuaiRecConfig
+from glass.config import DataConfig, KuaiRecConfig, RayConfig
 from glass.data.assembly import Assembled, assemble
 from glass.data.raw import RawData, Source
 from glass.data.readers import READERS
@@ -22,6 +22,7 @@ from glass.data.store import (
     read_manifest,
     write_json,
 )
+from glass.workers import started
 
 _LOG = logging.getLogger(__name__)
 ALGORITHM_VERSION = 1
@@ -30,17 +31,21 @@ cleaning, order, filters or splits. The data are then prepared anew, and all tha
 `FORMAT_VERSION` is for files that older code could not read."""
 _OF_ONE_FORMAT = ("taobao_mm", "kuairec")
 """Sections that count for the format of their name alone."""
+NO_RAY = RayConfig()
 _ELSEWHERE = ("folder", "name", "path", "items_path")
 """Settings that the fingerprint leaves out: they say where data lie, not what they are."""
 
 
-def prepare(config: DataConfig, *, force: bool = False) -> Path:
+def prepare(config: DataConfig, *, force: bool = False, ray: RayConfig = NO_RAY) -> Path:
     """Read, filter, split and write a data set, once.
 
     Returns the folder `<config.folder>/<config.name>` (docs/architecture.md). A folder with the
     same fingerprint (settings, content of the sources, format version) is returned as it is, unless
     `force`. The folder appears by a rename when everything is written; a process killed at any
     moment leaves at most a temporary folder, which the next call removes.
+
+    With `ray.enabled` the workers of a cluster do the partitions of a data set larger than memory;
+    they see `config.folder` and the sources under the same names. The tables are the same.
 
     Raises:
         ValueError: bad settings, a source that is missing, empty, damaged, lacks a column or has
@@ -64,7 +69,9 @@ def prepare(config: DataConfig, *, force: bool = False) -> Path:
             raws.append(reader.read(config, sources))
             return raws[-1]
 
-        tables = assemble(read, config, temporary, source=str(sources[0].path))
+        with started(ray) as workers:
+            source = str(sources[0].path)
+            tables = assemble(read, config, temporary, source=source, workers=workers)
         manifest = _manifest(config, entries, fingerprint, raws[-1], tables)
         write_json(temporary / MANIFEST, manifest)
     return folder

@@ -88,6 +88,19 @@ class RowReport:
         """Malformed share of all rows, 0 for no rows."""
         return self.malformed / self.rows if self.rows else 0.0
 
+    def add_report(self, other: RowReport) -> None:
+        """Takes the account of files that were read elsewhere, after those of this one."""
+        before = len(self.files)
+        self.rows += other.rows
+        self.blank += other.blank
+        for reason, count in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.examples += [
+            (before + place, row, file, reason) for place, row, file, reason in other.examples
+        ]
+        self.files += other.files
+        self.places |= {before + place: name for place, name in other.places.items()}
+
     def first(self) -> list[dict[str, Any]]:
         """The first malformed rows: file, row (its number, or its place as text) and reason."""
         found = []
@@ -147,6 +160,23 @@ class RawData:
     vectors: Callable[[], Iterator[tuple[pl.Series, NDArray[np.int8]]]] | None = None
     """Raw ids of items and int8 [n, D] vectors of them, where the source has vectors; read last.
     Of repeated items the first counts."""
+    apart: Callable[[Path], Sequence[Callable[[], PartOfEvents]]] | None = None
+    """Parts of the events in order, each of which begins to be read when it is called, in other
+    processes too; they share files in the folder that is given. Read instead of `events`."""
+
+
+@dataclass(frozen=True)
+class PartOfEvents:
+    """Some files' events, as in `RawData`, and their own account."""
+
+    events: Iterable[pl.DataFrame]
+    """`row` counts from the first row of these files."""
+    report: RowReport
+    dropped: dict[str, int]
+    num_rows: Callable[[], int]
+    """Once all is read: what the rows of the files after these are higher by."""
+    time_is_row: bool = False
+    """There is no time, and `time` is the row."""
 
 
 def shortened(name: str) -> str:

@@ -7,6 +7,7 @@ from glass.data.preparation import check_config as check_data_config
 from glass.sid.builder import check_sid_config
 from glass.systems import TRAINED
 from glass.training.metric import cut_off
+from glass.workers.start import check_ray
 
 BASELINES = ("popularity", "own_frequency", "recent_frequency", "item_knn")
 SYSTEMS = (*BASELINES, *TRAINED)
@@ -30,6 +31,7 @@ def check_config(config: RunConfig) -> None:
     _require(bool(config.systems), "systems", config.systems, "at least one system")
     check_data_config(config.data)
     check_sid_config(config.sid)
+    check_ray(config.ray)
     _check_vectors(config)
     _check_model(config.model)
     _check_sequence(config.sequence)

@@ -57,6 +57,7 @@ from glass.sid import build as build_sids
 from glass.sid import describe as describe_sids
 from glass.sid.files import replaced_file
 from glass.systems import TRAINED, Model
+from glass.workers import started
 
 if TYPE_CHECKING:
     from glass.report import ReportInput
@@ -131,7 +132,8 @@ class Run:
         with self.clock.step("prepare data") as step:
             before = stored_key(manifest)
             with distributed.first_before_others():
-                folder = prepare(self.config.data, force=force and distributed.is_first())
+                force_here = force and distributed.is_first()
+                folder = prepare(self.config.data, force=force_here, ray=self.config.ray)
             step.worked = force or before != stored_key(manifest)
         self.__dict__["dataset"] = Dataset.load(folder)
         return folder
@@ -139,7 +141,7 @@ class Run:
     @cached_property
     def dataset(self) -> Dataset:
         """The prepared data set; prepared now if it is not yet."""
-        return Dataset.load(prepare(self.config.data))
+        return Dataset.load(prepare(self.config.data, ray=self.config.ray))
 
     def build_sids(self) -> SidTable:
         """Item vectors and semantic IDs, unless they are there already."""
@@ -147,7 +149,7 @@ class Run:
         with self.clock.step("semantic IDs") as step:
             before = stored_key(folder / "manifest.json")
             with distributed.first_before_others():
-                table = build_sids(self.config.sid, self.dataset, folder)
+                table = self._make_sids()
             step.worked = before != stored_key(folder / "manifest.json")
         self.__dict__["sid_table"] = table
         return table
@@ -158,7 +160,14 @@ class Run:
         if (table := self._built_sids()) is not None:
             return table
         with self.locked():
-            return build_sids(self.config.sid, self.dataset, self.folder / "sid")
+            return self._make_sids()
+
+    def _make_sids(self) -> SidTable:
+        if (table := self._built_sids()) is not None:  # no cluster for what is there
+            return table
+        with started(self.config.ray) as workers:
+            given = (self.config.sid, self.dataset, self.folder / "sid")
+            return build_sids(*given, workers=workers)
 
     def has_sids(self) -> bool:
         """Whether the folder holds the SIDs of just these settings and data."""

@@ -14,11 +14,12 @@ import numpy as np
 
 from glass.config import RqVaeConfig, SidConfig
 from glass.sid.assign import number_duplicates
-from glass.sid.files import sha256
-from glass.sid.quantizers import QUANTIZERS, Assigned
+from glass.sid.files import sha256, work_folder
+from glass.sid.quantizers import QUANTIZERS, Assigned, fitted_items
 from glass.sid.rkmeans import check_enough_items
 from glass.sid.table import FORMAT_VERSION, SidTable, check_replaceable
 from glass.sid.vectors import ItemVectors, item_vectors
+from glass.workers import ONE_PROCESS, Workers
 
 if TYPE_CHECKING:
     from glass.data import Dataset
@@ -37,6 +38,7 @@ def build(
     folder: Path | str,
     *,
     vectors: Callable[[], ItemVectors] | None = None,
+    workers: Workers = ONE_PROCESS,
 ) -> SidTable:
     """Item vectors, quantiser and SIDs of a catalogue, kept in `folder`.
 
@@ -49,6 +51,8 @@ def build(
         dataset: the prepared data set, with a `fingerprint` in its manifest.
         folder: where the table is saved, see `SidTable.save`.
         vectors: gives `item_vectors(config, dataset)` where several builds share them.
+        workers: encode texts and assign codes; those of several processes see the files of
+            `dataset` and the folder that `folder` lies in.
 
     Raises:
         ValueError: settings, texts or files do not do, or the folder holds something else; the
@@ -61,8 +65,11 @@ def build(
         log.info("semantic IDs in %s are up to date", folder)
         return table
     check_replaceable(folder)
-    item = item_vectors(config, dataset) if vectors is None else vectors()
-    table = _quantize(config, dataset, item, _fingerprint(config, dataset))
+    with work_folder(folder) as work:
+        item = item_vectors(config, dataset, workers, work) if vectors is None else vectors()
+        fingerprint = _fingerprint(config, dataset)
+        assigned = QUANTIZERS[config.quantizer](config, item.vectors, dataset, workers, work)
+    table = _table(config, dataset, item, assigned, fingerprint)
     table.save(folder)
     return table
 
@@ -84,7 +91,7 @@ def _check_config(config: SidConfig, dataset: Dataset) -> None:
         if not Path(path).is_file():
             raise ValueError(f"{setting} {path} is not a file")
     if config.quantizer != "published":
-        check_enough_items(int((dataset.train_counts > 0).sum()), config.codebook_sizes)
+        check_enough_items(len(fitted_items(config, dataset)), config.codebook_sizes)
 
 
 def check_sid_config(config: SidConfig) -> None:
@@ -123,6 +130,10 @@ def check_sid_config(config: SidConfig) -> None:
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if config.fit_items is not None and config.fit_items < 1:
+        raise ValueError(
+            f"sid.fit_items is {config.fit_items}; it must be at least 1, or empty for all items"
+        )
     if config.seed < 0:
         raise ValueError(f"sid.seed is {config.seed}; it must not be negative")
 
@@ -150,6 +161,8 @@ def _fingerprint(config: SidConfig, dataset: Dataset) -> str:
         del settings["vqvae"]
     if config.quantizer != "rqvae":
         settings["rqvae"] = asdict(RqVaeConfig())  # as it was when every setting counted
+    if config.fit_items is None or config.quantizer == "published":
+        del settings["fit_items"]  # as it was when there was none
     parts = [FORMAT_VERSION, ALGORITHM_VERSION, settings, dataset.manifest.get("fingerprint")]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -165,8 +178,9 @@ def _load_built(folder: Path, fingerprint: str) -> SidTable | None:
     return table if table.manifest.get("fingerprint") == fingerprint else None
 
 
-def _quantize(config: SidConfig, dataset: Dataset, item: ItemVectors, fingerprint: str) -> SidTable:
-    assigned = QUANTIZERS[config.quantizer](config, item.vectors, dataset)
+def _table(
+    config: SidConfig, dataset: Dataset, item: ItemVectors, assigned: Assigned, fingerprint: str
+) -> SidTable:
     codes, sizes = assigned.codes, assigned.codebook_sizes
     if config.deduplicate:
         number = number_duplicates(codes)

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from glass.config import SidConfig
-from glass.sid.builder import build, check_sid_config
+from glass.config import RayConfig, SidConfig
+from glass.sid.builder import build, check_sid_config, load_built
+from glass.sid.files import work_folder
 from glass.sid.health import SidHealth, describe
 from glass.sid.vectors import ItemVectors, item_vectors
+from glass.workers import Workers, started
 
 if TYPE_CHECKING:
     from glass.data import Dataset
 
 
 def compare(
-    config: SidConfig, dataset: Dataset, folder: Path | str, quantizers: Sequence[str]
+    config: SidConfig,
+    dataset: Dataset,
+    folder: Path | str,
+    quantizers: Sequence[str],
+    ray: RayConfig | None = None,
 ) -> dict[str, SidHealth]:
     """Health of the SIDs that each quantiser makes of the same vectors.
 
@@ -30,6 +37,7 @@ def compare(
         dataset: the prepared data set.
         folder: where the SIDs are kept.
         quantizers: names for `sid.quantizer`.
+        ray: workers for those that are not there already; None: this process.
 
     Raises:
         ValueError: no or unknown quantisers, or settings that do not suit one, before any work.
@@ -41,14 +49,24 @@ def compare(
     for each in settings.values():
         check_sid_config(each)
 
-    @cache
-    def vectors() -> ItemVectors:
-        return item_vectors(config, dataset)
+    built = {}
+    with ExitStack() as stack:
 
-    built = {
-        name: build(each, dataset, Path(folder) / name, vectors=vectors)
-        for name, each in settings.items()
-    }
+        @cache
+        def workers() -> Workers:
+            return stack.enter_context(started(ray or RayConfig()))
+
+        @cache
+        def vectors() -> ItemVectors:
+            with work_folder(Path(folder)) as work:
+                return item_vectors(config, dataset, workers(), work)
+
+        for name, each in settings.items():
+            own = Path(folder) / name
+            table = load_built(each, dataset, own)
+            if table is None:
+                table = build(each, dataset, own, vectors=vectors, workers=workers())
+            built[name] = table
     return {name: describe(table, dataset) for name, table in built.items()}
 
 

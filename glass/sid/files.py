@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from glass.data.store import remove_stale
 
@@ -23,13 +24,18 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def replaced_file(path: Path, mark: str = "") -> Iterator[Path]:
     """Hand out a temporary name beside `path`; it takes the place of `path` when all went well.
+
+    Args:
+        path: what is written.
+        mark: put in the temporary name, for `remove_unfinished`.
 
     Raises:
         OSError: the file cannot be written (folder not writable, disk full), with the remedy.
     """
-    temporary = path.with_name(f".{path.stem}.tmp-{os.getpid()}{path.suffix}")
+    # No process id: several machines may write to one folder.
+    temporary = path.with_name(f".{path.stem}.tmp-{mark}{uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -38,6 +44,35 @@ def replaced_file(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, mark: str) -> None:
+    """Remove what killed processes left of `replaced_file(..., mark)` in `folder`."""
+    for path in folder.glob(f".*.tmp-{mark}*"):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """Hand out an empty folder beside `folder` for the block; what is in it goes at the end.
+
+    What killed processes left is removed first, so that one process at a time works on `folder`.
+
+    Raises:
+        OSError: the folder cannot be written, with the remedy.
+    """
+    target = folder.with_name(f"{folder.name}-work")
+    path = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_stale(target)
+        path.mkdir()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -85,8 +85,8 @@ def check_enough_items(num_items: int, codebook_sizes: Sequence[int]) -> None:
     if num_items < max(codebook_sizes):
         raise ValueError(
             f"sid.codebook_sizes {list(codebook_sizes)} has more codes than the catalogue has "
-            f"items with training events ({num_items}); make the codebooks smaller or lower "
-            "data.min_item_events"
+            f"items with training events to fit them on ({num_items}); make the codebooks smaller, "
+            "raise sid.fit_items or lower data.min_item_events"
         )
 
 

@@ -17,6 +17,7 @@ from glass.data.cleaning import id_column
 from glass.data.parquet_file import read_whole
 from glass.sid.collaborative import collaborative_vectors
 from glass.sid.text import encode_texts
+from glass.workers import ONE_PROCESS, Workers
 
 if TYPE_CHECKING:
     from glass.data import Dataset
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
+
+_ROWS_AT_A_TIME = 1 << 14  # beside which the passes over all vectors need no memory
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,12 @@ class ItemVectors:
     """Counts for the manifest."""
 
 
-def item_vectors(config: SidConfig, dataset: Dataset) -> ItemVectors:
+def item_vectors(
+    config: SidConfig,
+    dataset: Dataset,
+    workers: Workers = ONE_PROCESS,
+    work: Path | None = None,
+) -> ItemVectors:
     """Build the vectors that `config.source` asks for, from training events only.
 
     Vectors of each kind are scaled to unit length, centred (`config.center`) by the plain mean
@@ -48,12 +56,18 @@ def item_vectors(config: SidConfig, dataset: Dataset) -> ItemVectors:
     [text_weight * text ; collaborative]. PPMI is positive, so that without centring collaborative
     cosines crowd at 1 as much as those of text do.
 
+    Args:
+        config: source and settings.
+        dataset: the prepared data set.
+        workers: encode texts.
+        work: folder for what is needed in between alone, seen by all workers; None: the system's.
+
     Raises:
         ValueError: unknown source, missing texts, package or file, or vectors that do not fit.
     """
     trained = dataset.train_counts > 0
     if config.source == "text":
-        return _text(config, dataset, trained)
+        return _text(config, dataset, trained, workers, work)
     if config.source == "collaborative":
         return _collaborative(config, dataset, trained)
     if config.source == "data":
@@ -62,7 +76,7 @@ def item_vectors(config: SidConfig, dataset: Dataset) -> ItemVectors:
         return _file(config, dataset, trained)
     if config.source == "both":
         text, collaborative = (
-            _text(config, dataset, trained),
+            _text(config, dataset, trained, workers, work),
             _collaborative(config, dataset, trained),
         )
         weight = np.float32(config.text_weight)
@@ -90,14 +104,20 @@ def centered_unit(
     Returns:
         The vectors, float32 [V, D], and the subtracted mean, float32 [D] (zeros without `center`).
     """
-    present = vectors.any(axis=1)
-    result = _unit(vectors)
-    mean = np.zeros(vectors.shape[1], np.float32)
-    averaged = present & trained
-    if center and averaged.any():
-        mean = result[averaged].mean(axis=0, dtype=np.float64).astype(np.float32)
-        result[present] -= mean
-        result = _unit(result)
+    averaged = vectors.any(axis=1) & trained
+    result = np.empty(vectors.shape, np.float32)
+    blocks = [slice(i, i + _ROWS_AT_A_TIME) for i in range(0, len(vectors), _ROWS_AT_A_TIME)]
+    total = np.zeros((1, vectors.shape[1]))
+    for rows in blocks:
+        result[rows] = _unit(vectors[rows])
+        # One row after another, as a sum of all at once: no bit depends on the blocks.
+        total = np.vstack([total, result[rows][averaged[rows]]]).sum(axis=0, keepdims=True)
+    if not center or not averaged.any():
+        return result, np.zeros(vectors.shape[1], np.float32)
+    mean: Vectors = (total[0] / averaged.sum()).astype(np.float32)
+    for rows in blocks:
+        present = vectors[rows].any(axis=1, keepdims=True)
+        result[rows] = _unit(np.where(present, result[rows] - mean, result[rows]))
     return result, mean
 
 
@@ -109,9 +129,17 @@ def _unit(vectors: Vectors) -> Vectors:
     return scaled.astype(np.float32)
 
 
-def _text(config: SidConfig, dataset: Dataset, trained: npt.NDArray[np.bool_]) -> ItemVectors:
+def _text(
+    config: SidConfig,
+    dataset: Dataset,
+    trained: npt.NDArray[np.bool_],
+    workers: Workers,
+    work: Path | None,
+) -> ItemVectors:
     texts = dataset.item_table["text"].fill_null("").to_list()
-    encoded = encode_texts(texts, config.text_model, cache_folder(dataset))
+    encoded = encode_texts(
+        texts, config.text_model, cache_folder(dataset), workers=workers, work=work
+    )
     without = int((~encoded.any(axis=1)).sum())
     if without:
         log.warning("%d of %d items have no text; their text vector is zero", without, len(texts))

@@ -118,7 +118,7 @@ class FakeEncoder:
 def encoder(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
     """Replaces every sentence-transformers model."""
     fake = FakeEncoder()
-    monkeypatch.setattr("glass.sid.text._load_encoder", lambda *_: fake)
+    monkeypatch.setattr("glass.sid.text.load_encoder", lambda *_: fake)
     monkeypatch.setattr("glass.sid.text.find_model", lambda _: None)
     return fake
 

@@ -94,6 +94,47 @@ def test_settings_of_another_quantizer_leave_sids_as_they_are(dataset, encoder, 
 def test_sids_of_the_first_release_stay_current():
     data = SimpleNamespace(manifest={"fingerprint": "abc"})
     assert builder._fingerprint(SidConfig(), data).startswith("58b08206af074c9")
+    drawn = [builder._fingerprint(SidConfig(fit_items=n), data) for n in (5, 6)]
+    assert len({builder._fingerprint(SidConfig(), data), *drawn}) == 3
+
+
+@pytest.mark.parametrize("quantizer", ["rkmeans", "vqvae", "rqvae"])
+def test_codebooks_are_fitted_on_the_drawn_items(
+    quantizer, dataset, encoder, tmp_path, monkeypatch
+):
+    counts = dataset.train_counts.copy()
+    counts[::3] = 0
+    some = replace(dataset, train_counts=counts)
+    config = replace(SMALL, quantizer=quantizer, codebook_sizes=(4, 4), fit_items=15)
+    drawn = quantizers.fitted_items(config, some)
+    assert len(drawn) == len(set(drawn.tolist())) == 15
+    assert (counts[drawn] > 0).all()
+    assert np.array_equal(drawn, np.sort(drawn))
+    assert np.array_equal(drawn, quantizers.fitted_items(config, some))
+    assert not np.array_equal(drawn, quantizers.fitted_items(replace(config, seed=1), some))
+    every = quantizers.fitted_items(replace(config, fit_items=26), some)
+    assert every.tolist() == np.flatnonzero(counts).tolist()
+
+    name = {"rkmeans": "residual_kmeans"}.get(quantizer, quantizer)
+    fit, given = getattr(quantizers, f"fit_{name}"), []
+
+    def count(vectors, *others, **named):
+        given.append(vectors)
+        return fit(vectors, *others, **named)
+
+    monkeypatch.setattr(quantizers, f"fit_{name}", count)
+    table = build(config, some, tmp_path / "sid")
+    assert np.array_equal(given[0], table.vectors[drawn])
+    assert len(table.codes) == 40
+    named = {"iterations": 5} if quantizer == "rkmeans" else {}
+    alone = fit(given[0], (4, 4), *others_of(config), **named, seed=0)
+    fitted = alone[1] if quantizer == "rqvae" else alone
+    assert table.manifest["fit"]["relative_error"] == [round(e, 6) for e in fitted.relative_error]
+
+
+def others_of(config):
+    """Settings of the quantiser, where they are an argument of its own."""
+    return {"vqvae": [config.vqvae], "rqvae": [config.rqvae]}.get(config.quantizer, [])
 
 
 def test_failed_build_leaves_no_folder(dataset, encoder, tmp_path, monkeypatch):
@@ -137,6 +178,8 @@ def test_deduplication_level_makes_sids_unique(dataset, encoder, tmp_path):
     ("changes", "message"),
     [
         ({"codebook_sizes": (4, 41)}, r"more codes .* \(40\)"),
+        ({"codebook_sizes": (4, 9), "fit_items": 8}, r"more codes .* \(8\); .* sid\.fit_items"),
+        ({"fit_items": 0}, r"sid\.fit_items is 0"),
         ({"codebook_sizes": ()}, "at least one level"),
         ({"source": "file"}, r"vectors_path is empty, but"),
         ({"source": "file", "vectors_path": "nowhere.npy"}, "nowhere.npy is not a file"),

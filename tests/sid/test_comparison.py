@@ -25,9 +25,9 @@ def test_quantizers_share_vectors_and_an_interrupted_comparison_goes_on(
 ):
     made = []
 
-    def count(config, data):
+    def count(config, *others):
         made.append(config.quantizer)
-        return item_vectors(config, data)
+        return item_vectors(config, *others)
 
     item_vectors = compare_module.item_vectors
     monkeypatch.setattr(compare_module, "item_vectors", count)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from glass.sid import SidTable
 from glass.sid.published import read_codes
-from glass.sid.text import find_model
+from glass.sid.text_model import find_model
 from glass.sid.vectors import read_vectors
 
 IDS = pl.Series("raw_item_id", ["0", "1", "2"])

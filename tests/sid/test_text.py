@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from glass.sid import text
-from glass.sid.text import encode_texts, find_model
+from glass.sid.text import encode_texts
+from glass.sid.text_model import MINILM_COMMAND, MINILM_PACKAGE, find_model
 
 
 def test_distinct_texts_are_encoded_once_and_longest_first(encoder):
@@ -60,7 +61,7 @@ def test_interrupted_encoding_leaves_no_cache(encoder, tmp_path, monkeypatch):
 
 def test_missing_packages_name_the_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match=re.escape(text.MINILM_COMMAND)):
+    with pytest.raises(ValueError, match=re.escape(MINILM_COMMAND)):
         find_model("minilm")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ValueError, match="pip install sentence-transformers"):
@@ -79,21 +80,41 @@ def test_model_folder(tmp_path):
     assert find_model("org/name-on-the-hub") is None
 
 
+def key_of(texts, model, folder):
+    return next(iter(text._keys([texts], model, folder)))[1]
+
+
 def test_cache_key_follows_the_model_files(tmp_path):
     (tmp_path / "modules.json").write_text("[]")
-    before = text._key(["a"], "m", tmp_path)
-    assert text._key(["a"], "m", tmp_path) == before
+    before = key_of(["a"], "m", tmp_path)
+    assert key_of(["a"], "m", tmp_path) == before
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    assert text._key(["a"], "m", tmp_path) != before
-    assert text._key(["ab", "c"], "m", None) != text._key(["a", "bc"], "m", None)
+    assert key_of(["a"], "m", tmp_path) != before
+    assert key_of(["ab", "c"], "m", None) != key_of(["a", "bc"], "m", None)
+
+
+def test_vectors_of_the_first_release_stay_cached():
+    assert key_of(["a", "b"], "one", None) == "b9db44037227c12503d9ce8e38db3074"
 
 
 @pytest.mark.slow
 def test_bundled_model_knows_what_is_similar():
     pytest.importorskip("sentence_transformers")
-    if importlib.util.find_spec(text.MINILM_PACKAGE) is None:
-        pytest.skip(f"needs {text.MINILM_COMMAND}")
+    if importlib.util.find_spec(MINILM_PACKAGE) is None:
+        pytest.skip(f"needs {MINILM_COMMAND}")
     vectors = encode_texts(["whole milk 1 gallon", "skim milk", "cordless drill"], "minilm")
     assert vectors.shape == (3, 384)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+
+
+@pytest.mark.slow
+def test_bundled_model_in_chunks(monkeypatch, tmp_path):
+    pytest.importorskip("sentence_transformers")
+    if importlib.util.find_spec(MINILM_PACKAGE) is None:
+        pytest.skip(f"needs {MINILM_COMMAND}")
+    texts = ["milk", "whole milk 1 gallon", "", "drill", "cordless drill, 18 V, two batteries", "a"]
+    whole = encode_texts(texts, "minilm")
+    monkeypatch.setattr(text, "TEXTS_AT_A_TIME", 2)
+    np.testing.assert_allclose(encode_texts(texts, "minilm", tmp_path), whole, atol=1e-6)
+    assert len(list(tmp_path.iterdir())) == 3

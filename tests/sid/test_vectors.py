@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import glass.sid.vectors as vectors_module
 from glass.config import SidConfig
 from glass.sid.vectors import cache_folder, centered_unit, item_vectors, read_vectors
 
@@ -22,6 +23,22 @@ def test_centered_unit_by_hand():
     plain, mean = centered_unit(vectors, trained, center=False)
     assert not mean.any()
     np.testing.assert_allclose(plain, [[1, 0], [0, 1], [0, 0], [-1, 0]])
+
+
+@pytest.mark.parametrize("size", [1, 7, 99, 100])
+def test_centering_in_blocks_is_that_of_all_at_once(size, monkeypatch):
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(100, 6)).astype(np.float32) + 2
+    raw[::9] = 0
+    trained = rng.random(100) < 0.7
+    monkeypatch.setattr(vectors_module, "_ROWS_AT_A_TIME", size)
+    result, mean = centered_unit(raw, trained, center=True)
+    unit = vectors_module._unit(raw)
+    present = raw.any(axis=1)
+    wanted = unit[present & trained].mean(axis=0, dtype=np.float64).astype(np.float32)
+    assert np.array_equal(mean, wanted)
+    unit[present] -= wanted
+    assert np.array_equal(result, vectors_module._unit(unit))
 
 
 def test_equal_vectors_become_zero():

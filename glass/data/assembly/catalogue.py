@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,111 +10,146 @@ import polars as pl
 from numpy.typing import NDArray
 
 from glass.config import DataConfig
-from glass.data.assembly.gather import CollisionError, Gathered, Step
+from glass.data.assembly.counts import ItemCounts
+from glass.data.assembly.gather import CollisionError, Gathered, Names, Step
 from glass.data.assembly.keys import Keys
 from glass.data.assembly.parquet import Writer
-from glass.data.assembly.spill import Spill
-from glass.data.assembly.splits import Split
-from glass.data.assembly.users import SortedUsers
-from glass.data.order import TRAIN
-
-COUNTS = {"key": pl.UInt64, "events": pl.Int64, "train_count": pl.Int64}
+from glass.data.assembly.spill import Parts, Rows
+from glass.data.shared_arrays import SharedArrays
+from glass.workers import Workers
 
 
-@dataclass
-class Catalogue:
-    """Items by key, once their table is written."""
+class Lookup:
+    """Items by key.
 
-    keys: Keys
-    """uint64 [V] rising."""
-    items: NDArray[np.int32]
-    """int32 [V] item of each key."""
-    num_source_items: int
-    """Different items in the events of the source."""
-    rare: int
-    """Items of kept users' events that are not in the catalogue."""
-    without_events: int
-    """Items of the item file that no event names."""
-    without_text: int
-    repeated: int
-    """Rows of the item file that describe an item again."""
+    Args:
+        keys: uint64 [V] rising.
+        items: int32 [V] item of each key.
+        folder: of files, where other processes shall see them; None: memory alone.
+    """
+
+    def __init__(self, keys: Keys, items: NDArray[np.int32], folder: Path | None = None) -> None:
+        self._arrays = SharedArrays({"keys": keys, "items": items}, folder)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self._arrays["keys"])
 
     def find(self, keys: Keys) -> NDArray[np.int32]:
         """int32 [T] item of each key, -1: it is not in the catalogue."""
+        rising, items = self._arrays["keys"], self._arrays["items"]
         order = np.argsort(keys)  # neighbouring searches touch neighbouring memory
-        place = np.searchsorted(self.keys, keys[order])
-        place[place == len(self.keys)] = 0
-        known = self.keys[place] == keys[order]
+        place = np.searchsorted(rising, keys[order])
+        place[place == len(rising)] = 0
+        known = rising[place] == keys[order]
         found = np.empty(len(keys), dtype=np.int32)
-        found[order] = np.where(known, self.items[place], -1)
+        found[order] = np.where(known, items[place], -1)
         return found
 
 
-def count_items(users: SortedUsers, split: Split, folder: Path, step: Step) -> Spill:
-    """Events and training events of each item of the kept users' events."""
-    counts = Spill(folder / "item_counts", "key", _added_up)
-    for number in users.events.numbers():
-        events = users.events.get(number)
-        trained = pl.Series(split(events) == TRAIN)
-        counts.add(
-            pl.DataFrame({"key": events["item"], "events": 1, "train_count": trained})
-            .cast({"events": pl.Int64, "train_count": pl.Int64})
-            .pipe(_added_up)
+@dataclass
+class Account:
+    """What the manifest says of the items of all partitions."""
+
+    source_items: int = 0
+    """Different items in the events of the source."""
+    most: int = 0
+    """Training events of the most frequent item."""
+    rare: int = 0
+    """Items of kept users' events that are not in the catalogue."""
+    described: int = 0
+    """Different items of the item file."""
+    without_events: int = 0
+    """Items of the item file that no event names."""
+    without_text: int = 0
+
+    def add(self, other: Account) -> None:
+        """Takes another partition in."""
+        for name in vars(self):
+            one, two = getattr(self, name), getattr(other, name)
+            setattr(self, name, max(one, two) if name == "most" else one + two)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items, once their table is written."""
+
+    lookup: Lookup
+    account: Account
+    repeated: int
+    """Rows of the item file that describe an item again."""
+
+
+@dataclass(frozen=True)
+class ChooseItems:
+    """Chooses the items of a partition and joins their texts."""
+
+    names: Names
+    described: Rows
+    counts: ItemCounts
+    tables: Parts
+    config: DataConfig
+
+    def __call__(self, partition: int) -> Account:
+        names, described = self.names.read(partition), self.described.read(partition)
+        counted = self.counts.read(partition)
+        table = _chosen(names, counted, described, self.config)
+        found = Account(
+            source_items=names.height,
+            most=int(counted["train_count"].max() or 0),  # type: ignore[arg-type]
+            rare=counted.join(table, on="key", how="anti").height,
+            without_text=int((table["text"] == "").sum()),
         )
-        step(1)
-    return counts
+        if described is not None:
+            _check_keys(described, names)
+            found.described = described.height
+            found.without_events = described.join(names, on="key", how="anti").height
+        self.tables.put(partition, table)
+        return found
 
 
 def make_catalogue(
-    gathered: Gathered, counts: Spill, config: DataConfig, path: Path, step: Step
+    gathered: Gathered,
+    counts: ItemCounts,
+    config: DataConfig,
+    path: Path,
+    work: Path,
+    workers: Workers,
+    step: Step,
 ) -> Catalogue:
     """Writes `items.parquet`, item after item in the order of partition and raw id.
 
     Raises ValueError when no item has enough training events.
     """
-    spills = (gathered.items.spill, counts, gathered.described)
-    if any(spill.split for spill in spills):
-        for spill in spills:
-            spill.use_files()
-    keys, size, most = [], 0, 0
-    found = Catalogue(np.empty(0, np.uint64), np.empty(0, np.int32), 0, 0, 0, 0, 0)
-    num_distinct = 0
+    spills = (gathered.items.spill, gathered.described)
+    tables = Parts(work / "items" if gathered.items.spill.split else None)
+    choose = ChooseItems(gathered.items, gathered.described, counts, tables, config)
+    partitions = gathered.items.spill.partitions()
+    account, keys, size = Account(), [], 0
+    done = workers.map(choose, partitions)
     with Writer(path) as writer:
-        for partition in gathered.items.spill.partitions():
-            names, counted, described = (
-                gathered.items.read(partition),
-                _or_empty(counts.read(partition), COUNTS),
-                gathered.described.read(partition),
-            )
+        for partition, part in zip(partitions, done, strict=True):
             for spill in spills:
                 spill.drop(partition)
-            table = _chosen(names, counted, described, config)
-            most = max(most, int(counted["train_count"].max() or 0))  # type: ignore[arg-type]
-            found.num_source_items += names.height
-            found.rare += counted.join(table, on="key", how="anti").height
-            found.without_text += int((table["text"] == "").sum())
-            if described is not None:
-                _check_keys(described, names)
-                num_distinct += described.height
-                found.without_events += described.join(names, on="key", how="anti").height
-            keys.append(table["key"].to_numpy())
+            account.add(part)
+            table = tables.get(partition)
+            keys.append(np.array(table["key"]))
             number = pl.int_range(size, size + table.height, dtype=pl.Int32, eager=True)
             writer.write(table.drop("key").insert_column(0, number.alias("item_id")))
             size += table.height
+            tables.drop(partition)
             step(1)
-    found.repeated = (gathered.num_described or 0) - num_distinct
+    counts.drop()
     if not size:
         raise ValueError(
             f"no item has {config.min_item_events} training events (the most frequent has "
-            f"{most}): lower data.min_item_events"
+            f"{account.most}): lower data.min_item_events"
         )
     every = np.concatenate(keys)
     order = np.argsort(every)
-    found.keys, found.items = every[order], order.astype(np.int32)
-    return found
+    lookup = Lookup(
+        every[order], order.astype(np.int32), work / "lookup" if workers.several else None
+    )
+    return Catalogue(lookup, account, (gathered.num_described or 0) - account.described)
 
 
 def _check_keys(described: pl.DataFrame, names: pl.DataFrame) -> None:
@@ -151,11 +185,3 @@ def _chosen(
         pl.col("text").fill_null(""),
         pl.col("train_count").cast(pl.Int32),
     )
-
-
-def _added_up(rows: pl.DataFrame) -> pl.DataFrame:
-    return rows.group_by("key").agg(pl.col("events", "train_count").sum())
-
-
-def _or_empty(rows: pl.DataFrame | None, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    return pl.DataFrame(schema=schema) if rows is None else rows

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
 
 import numpy as np
 import polars as pl
@@ -24,7 +29,7 @@ class Spill:
 
     While there are at most `ROWS_IN_MEMORY` they stay in memory, as one partition: a small data set
     never touches the disk. With more, each partition has a file below `folder`, in which its rows
-    lie in the order in which they came.
+    lie in the order in which they came. Once all is written other processes can read it.
 
     Args:
         folder: of its files, one spill's own; made when it is needed.
@@ -35,7 +40,7 @@ class Spill:
 
     def __init__(self, folder: Path, key: str, combine: Combine | None = None) -> None:
         self._folder, self._key = folder, key
-        self._combine: Combine = combine or (lambda rows: rows)
+        self._combine = combine
         self._buffer: list[pl.DataFrame] = []
         self._buffered = 0
         self.split = False
@@ -58,10 +63,9 @@ class Spill:
 
     def use_files(self) -> None:
         """Splits into partitions from now on: spills that are read side by side must agree."""
-        if not self.split:
-            self.split = True
-            if self._buffer:
-                self._write(self._take())
+        self.split = True
+        if self._buffer:
+            self._write(self._take())
 
     def partitions(self) -> range:
         """Numbers of the partitions; one alone while all is in memory."""
@@ -71,8 +75,7 @@ class Spill:
         """The rows of a partition, combined; None where none were ever added."""
         if not self.split:
             return self._take(keep=True) if self._buffer else None
-        if self._buffer:
-            self._write(self._take())
+        assert not self._buffer, "use_files() comes before the first read"
         path = self._path(partition)
         if not path.exists():
             return None
@@ -80,8 +83,7 @@ class Spill:
         with pa.memory_map(str(path)) as file:
             while file.tell() < file.size():  # a stream was appended each time
                 tables.append(pa.ipc.open_stream(file).read_all())
-        frame = pl.DataFrame(pa.concat_tables(tables)).rechunk()
-        return self._combine(frame)
+        return self._combined(pl.DataFrame(pa.concat_tables(tables)).rechunk())
 
     def drop(self, partition: int) -> None:
         """Frees what a partition takes; it is not read again."""
@@ -93,8 +95,11 @@ class Spill:
     def _path(self, partition: int) -> Path:
         return self._folder / f"{partition:05}.arrow"
 
+    def _combined(self, rows: pl.DataFrame) -> pl.DataFrame:
+        return rows if self._combine is None else self._combine(rows)
+
     def _take(self, *, keep: bool = False) -> pl.DataFrame:
-        rows = self._combine(pl.concat(self._buffer))
+        rows = self._combined(pl.concat(self._buffer))
         self._buffer = [rows] if keep else []
         self._buffered = rows.height if keep else 0
         return rows
@@ -117,8 +122,68 @@ class Spill:
             start = end
 
 
+class Rows(Protocol):
+    """What can be read partition by partition."""
+
+    @property
+    def split(self) -> bool:
+        """Whether there is more than one partition."""
+        ...
+
+    def partitions(self) -> range:
+        """Numbers of the partitions."""
+        ...
+
+    def read(self, partition: int) -> pl.DataFrame | None:
+        """The rows of a partition; None where there are none."""
+        ...
+
+    def drop(self, partition: int) -> None:
+        """Frees what a partition takes; it is not read again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Spills in files, each of a part of the source, read as one.
+
+    Attributes:
+        spills: in the order of the source.
+        shifts: what is added to columns of each, such as the rows of the source before it.
+        combine: as in `Spill`.
+    """
+
+    spills: Sequence[Spill]
+    shifts: Sequence[dict[str, int]]
+    combine: Combine | None = None
+    split: bool = True
+
+    def partitions(self) -> range:
+        """See `Spill`."""
+        return range(1 << PARTITION_BITS)
+
+    def read(self, partition: int) -> pl.DataFrame | None:
+        """See `Spill`."""
+        tables = [
+            rows.with_columns(pl.col(name) + shift for name, shift in shifts.items())
+            for spill, shifts in zip(self.spills, self.shifts, strict=True)
+            if (rows := spill.read(partition)) is not None
+        ]
+        if not tables:
+            return None
+        rows = pl.concat(tables)
+        return rows if self.combine is None else self.combine(rows)
+
+    def drop(self, partition: int) -> None:
+        """See `Spill`."""
+        for spill in self.spills:
+            spill.drop(partition)
+
+
 class Parts:
     """A table for each partition, in memory or in files as the spill was that they came from.
+
+    Other processes can put and get those in files; a table takes its name once it is whole.
 
     Args:
         folder: of the files; None keeps the tables in memory.
@@ -127,21 +192,18 @@ class Parts:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._tables: dict[int, pl.DataFrame] = {}
-        self._numbers: set[int] = set()
 
     def put(self, number: int, table: pl.DataFrame) -> None:
         """Keeps the table of a partition."""
-        self._numbers.add(number)
         if self._folder is None:
             self._tables[number] = table
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with pa.ipc.new_file(str(self._path(number)), (arrow := to_arrow(table)).schema) as file:
+        arrow = to_arrow(table)
+        with (
+            renamed(self._path(number), self._folder) as path,
+            pa.ipc.new_file(str(path), arrow.schema) as file,
+        ):
             file.write_table(arrow)
-
-    def numbers(self) -> list[int]:
-        """Partitions that have a table, in order."""
-        return sorted(self._numbers)
 
     def get(self, number: int) -> pl.DataFrame:
         """The table of a partition."""
@@ -160,6 +222,22 @@ class Parts:
     def _path(self, number: int) -> Path:
         assert self._folder is not None
         return self._folder / f"{number:05}.arrow"
+
+
+@contextmanager
+def renamed(path: Path, folder: Path) -> Iterator[Path]:
+    """A name in `folder` of the same file system, for a file that becomes `path` once it is whole.
+
+    No other process has that name, on any machine: two may do the same part at once.
+    """
+    for parent in (path.parent, folder):
+        parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{path.name}.{uuid4().hex}"
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def to_arrow(table: pl.DataFrame) -> pa.Table:

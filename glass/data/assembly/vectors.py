@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from glass.data.assembly.catalogue import Catalogue
+from glass.data.assembly.catalogue import Lookup
 from glass.data.assembly.keys import keys_of
 from glass.data.raw import RawData
 
 
-def write_vectors(
-    raw: RawData, catalogue: Catalogue, path: Path, seed: int
-) -> dict[str, Any] | None:
+def write_vectors(raw: RawData, catalogue: Lookup, path: Path, seed: int) -> dict[str, Any] | None:
     """Writes int8 [V, D] through a memory map; an item without a vector has zeros.
 
     Returns:

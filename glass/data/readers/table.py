@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from glass.config import DataConfig
 from glass.data.delimited import read_delimited, read_header
-from glass.data.raw import RawData, RowReport, Source, existing_file, require_columns
+from glass.data.raw import PartOfEvents, RawData, RowReport, Source, existing_file, require_columns
 from glass.data.readers.columns import (
     event_columns,
     item_columns,
@@ -50,19 +51,45 @@ def find(config: DataConfig) -> list[Source]:
 
 def read(config: DataConfig, sources: list[Source]) -> RawData:
     """Read events and, with `items_path`, titles and texts. Rows count on over several files."""
-    reports = (RowReport("interactions"), RowReport("items"))
-    dropped: dict[str, int] = {}
-    events = _events(config, [s for s in sources if s.role == "interactions"], reports[0], dropped)
-    items = _items(config, [s for s in sources if s.role == "items"], reports[1])
+    files = [source for source in sources if source.role == "interactions"]
+    account = RowReport("items")
+    events = ReadEvents(config, files)()
     unit = "seconds" if config.time_column else "ordinal"
-    return RawData(events, items, reports, dropped, unit)
+    return RawData(
+        events.events,
+        _items(config, [s for s in sources if s.role == "items"], account),
+        (events.report, account),
+        events.dropped,
+        unit,
+        apart=lambda folder: [ReadEvents(config, [file]) for file in files],
+    )
+
+
+@dataclass(frozen=True)
+class ReadEvents:
+    """Begins to read interaction files."""
+
+    config: DataConfig
+    sources: list[Source]
+
+    def __call__(self) -> PartOfEvents:
+        report, dropped = RowReport("interactions"), dict[str, int]()
+        rows = [0]
+        events = _events(self.config, self.sources, report, dropped, rows)
+        return PartOfEvents(
+            events, report, dropped, lambda: rows[0], time_is_row=not self.config.time_column
+        )
 
 
 def _events(
-    config: DataConfig, sources: list[Source], report: RowReport, dropped: dict[str, int]
+    config: DataConfig,
+    sources: list[Source],
+    report: RowReport,
+    dropped: dict[str, int],
+    rows: list[int],
 ) -> Iterator[pl.DataFrame]:
+    """Rows count on over several files; `rows` holds those of the files that are read."""
     columns = event_columns(config)
-    before = 0
     for source in sources:
         last = 0
 
@@ -74,11 +101,11 @@ def _events(
                 yield frame
 
         for events in make_events(frames(), config, report, dropped):
-            shifted = [pl.col("row") + before]
+            shifted = [pl.col("row") + rows[0]]
             if not config.time_column:
-                shifted.append(pl.col("time") + before)
+                shifted.append(pl.col("time") + rows[0])
             yield events.with_columns(shifted)
-        before += last
+        rows[0] += last
 
 
 def _items(config: DataConfig, sources: list[Source], report: RowReport) -> Iterator[pl.DataFrame]:

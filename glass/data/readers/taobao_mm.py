@@ -14,7 +14,6 @@ The paper's subset (docs/data.md): clicks on a fixed draw of items with enough t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,23 @@ import polars as pl
 from numpy.typing import NDArray
 
 from glass.config import DataConfig
-from glass.data.order import TEST, TRAIN, VALID, tie_keys
 from glass.data.raw import RawData, RowReport, Source, existing_file
-from glass.data.readers.parquet import read_parquet
+from glass.data.readers.taobao_parts import (
+    DROPPED,
+    ITEM,
+    USER,
+    VECTOR,
+    Ids,
+    ReadClicks,
+    ReadHistories,
+    Tables,
+    among,
+    checked,
+    histories,
+    read_clicks,
+)
+from glass.data.shared_arrays import SharedArrays
 
-USER, ITEM, LABEL = "129_1", "205", "label_0"
-HISTORY, VECTOR = "150_2_180", "205_c"
 FILES = (
     "train_samples",
     "test_samples",
@@ -37,18 +47,8 @@ FILES = (
     "scl_embedding_int8_p90",
 )
 WIDTH = 128
-TYPES: dict[str, Any] = {
-    "user": pl.Int64,
-    "item": pl.Int64,
-    "label": pl.List(pl.Int8),
-    "items": pl.List(pl.Int64),
-    "vector": pl.List(pl.Int8),
-}
 COUNTED_ROWS = 1_000_000
 """Counts of clicked items that are gathered before they are added up."""
-HISTORY_ROWS = 4_096
-"""Histories read at a time."""
-Ids = NDArray[np.int64]
 
 
 def find(config: DataConfig) -> list[Source]:
@@ -86,64 +86,53 @@ def read(config: DataConfig, sources: list[Source]) -> RawData:
         release.dropped,
         "ordinal",
         vectors=release.vectors,
+        apart=release.parts,
     )
-
-
-@dataclass(frozen=True)
-class _Users:
-    """Users of a split by id."""
-
-    ids: Ids
-    """int64 [U] rising."""
-    rows: Ids
-    """int64 [U] row of the first history of each, over all files of the split."""
 
 
 class _Release:
     """The passes over the files, and an account of what they leave out."""
 
     def __init__(self, config: DataConfig, sources: list[Source]) -> None:
-        self._config, self._sources = config, sources
+        self._config, self._tables = config, Tables(sources)
         self.reports = {name: RowReport(name) for name in FILES}
-        self.dropped = dict.fromkeys(
-            (
-                "rows_without_click",
-                "clicks_on_other_items",
-                "clicks_without_history",
-                "events_without_vector",
-                "repeated_users",
-                "repeated_vectors",
-            ),
-            0,
-        )
-        self._row = 0
+        self.dropped = dict.fromkeys(DROPPED, 0)
 
     def events(self) -> Iterator[pl.DataFrame]:
+        """Part after part, in this process."""
+        before = 0
+        for begin in self._parts(None):
+            part = begin()
+            for chunk in part.events:
+                yield chunk.with_columns(pl.col("row") + before)
+            before += part.num_rows()
+            self.reports[part.report.role].add_report(part.report)
+            for reason, count in part.dropped.items():
+                self.dropped[reason] += count
+
+    def parts(self, folder: Path) -> list[ReadClicks | ReadHistories]:
+        """Parts that other processes can read, with what they share in the folder."""
+        return list(self._parts(folder))
+
+    def _parts(self, folder: Path | None) -> Iterator[ReadClicks | ReadHistories]:
         """Clicks, then histories, of training and then of the rest."""
         known = self._known_items()
         targets = self._targets(known)
         for split in ("train", "test"):
-            users = self._users(f"{split}_user_features")
-            clickers = []
-            for chunk in self._clicks(f"{split}_samples", count=split == "test"):
-                on_target = _among(chunk["item"].to_numpy(), targets)
-                self.dropped["clicks_on_other_items"] += int((~on_target).sum())
-                with_history = _among(chunk["user"].to_numpy(), users.ids)
-                self.dropped["clicks_without_history"] += int((on_target & ~with_history).sum())
-                clicks = chunk.filter(pl.Series(on_target & with_history))
-                clickers.append(clicks["user"].unique().to_numpy())
-                yield self._chunk(clicks["user"], clicks["item"], 1, split)
-            wanted = np.unique(np.concatenate(clickers)) if clickers else users.ids[:0]
-            for user, item in self._histories(f"{split}_user_features", users, wanted):
-                has_vector = _among(item.to_numpy(), known) if known is not None else True
-                kept = pl.Series(np.broadcast_to(has_vector, len(item)))
-                self.dropped["events_without_vector"] += int((~kept).sum())
-                yield self._chunk(user.filter(kept), item.filter(kept), 0, split)
+            ids, rows = self._users(f"{split}_user_features")
+            arrays = {"targets": targets, "users": ids, "first_rows": rows}
+            clicks = self._clicks(split, targets, ids)
+            arrays["wanted"] = np.unique(np.concatenate([ids[:0], *clicks]))
+            if known is not None:
+                arrays["known"] = known
+            shared = SharedArrays(arrays, folder / split if folder else None)
+            yield ReadClicks(self._config, self._tables, split, shared)
+            yield from histories(self._config, self._tables, split, shared)
 
     def vectors(self) -> Iterator[tuple[pl.Series, NDArray[np.int8]]]:
         """Raw ids and int8 [n, 128] vectors; 127 stands for 1."""
         name = "scl_embedding_int8_p90"
-        for frame in self._read(name, {"item": ITEM, "vector": VECTOR}, None):
+        for frame in self._tables.read(name, {"item": ITEM, "vector": VECTOR}):
             vector = frame["vector"]
             wide = vector.list.len().fill_null(0).to_numpy() == WIDTH
             whole = pl.Series(wide) & (frame["item"].is_not_null())
@@ -157,13 +146,13 @@ class _Release:
         if not self._config.taobao_mm.require_vectors:
             return None
         name = "scl_embedding_int8_p90"
-        parts = []
-        for frame in self._read(name, {"item": ITEM, "vector": VECTOR}, self.reports[name]):
+        parts, report = [np.empty(0, np.int64)], self.reports[name]
+        for frame in self._tables.read(name, {"item": ITEM, "vector": VECTOR}, report):
             length = frame["vector"].list.len()
             wrong = (length != WIDTH).fill_null(True)
-            good = self._checked(frame, name, {f"vector is not {WIDTH} numbers": wrong}, ("item",))
-            parts.append(good["item"].to_numpy())
-        every = np.concatenate(parts) if parts else np.empty(0, np.int64)
+            reasons = {f"vector is not {WIDTH} numbers": wrong}
+            parts.append(checked(frame, report, reasons, ("item",))["item"].to_numpy())
+        every = np.concatenate(parts)
         known = np.unique(every)
         self.dropped["repeated_vectors"] = len(every) - len(known)
         return known
@@ -172,7 +161,8 @@ class _Release:
         """Items whose clicks count, rising."""
         settings = self._config.taobao_mm
         parts = [pl.DataFrame(schema={"item": pl.Int64, "clicks": pl.Int64})]
-        for chunk in self._clicks("train_samples", count=True):
+        report = self.reports["train_samples"]
+        for chunk in read_clicks(self._tables, "train", report, self.dropped):
             parts.append(chunk.group_by("item").agg(clicks=pl.len().cast(pl.Int64)))
             if sum(part.height for part in parts[1:]) > max(COUNTED_ROWS, parts[0].height):
                 parts = [_added_up(parts)]
@@ -181,7 +171,7 @@ class _Release:
         enough = counts.filter(pl.col("clicks") >= settings.min_target_clicks)
         found = np.sort(enough["item"].to_numpy())
         if known is not None:
-            found = found[_among(found, known)]
+            found = found[among(found, known)]
         if not len(found):
             vector = " and a vector" if known is not None else ""
             raise ValueError(
@@ -194,117 +184,24 @@ class _Release:
             found = np.sort(rng.choice(found, wanted, replace=False))
         return found
 
-    def _users(self, name: str) -> _Users:
-        """Users of a table of features and where each is first, from the ids alone."""
-        parts = [frame["user"] for frame in self._read(name, {"user": USER}, None)]
+    def _users(self, name: str) -> tuple[Ids, Ids]:
+        """Users of a table of features, rising, and the row where each is first."""
+        parts = [frame["user"] for frame in self._tables.read(name, {"user": USER})]
         every = pl.concat([pl.Series("user", [], dtype=pl.Int64), *parts])
         known = np.flatnonzero(every.is_not_null().to_numpy())
         ids, first = np.unique(every.drop_nulls().to_numpy(), return_index=True)
-        return _Users(ids, known[first])
+        return ids, known[first]
 
-    def _clicks(self, name: str, *, count: bool) -> Iterator[pl.DataFrame]:
-        """`user`, `item` of the rows with a click; with `count`, what is left out is counted."""
-        report = self.reports[name] if count else None
-        for frame in self._read(name, {"user": USER, "item": ITEM, "label": LABEL}, report):
-            first, second = (frame["label"].list.get(k, null_on_oob=True) for k in (0, 1))
-            two = (frame["label"].list.len() == 2).fill_null(False)
-            wrong = ~(two & ((first + second) == 1) & first.is_in([0, 1])).fill_null(False)
-            good = self._checked(frame, name if count else None, {"no label": wrong})
-            clicks = good.filter(pl.col("label").list.get(1) == 1)
-            if count:
-                self.dropped["rows_without_click"] += good.height - clicks.height
-            yield clicks.select("user", "item")
-
-    def _histories(
-        self, name: str, users: _Users, wanted: Ids
-    ) -> Iterator[tuple[pl.Series, pl.Series]]:
-        """User and item of every event of the users `wanted`, oldest first."""
-        first = np.zeros(int(users.rows.max(initial=-1)) + 1, dtype=bool)
-        first[users.rows] = True
-        before = 0
-        columns = {"user": USER, "items": HISTORY}
-        for frame in self._read(name, columns, self.reports[name], HISTORY_ROWS):
-            place = np.arange(before, before + frame.height)
-            before += frame.height
-            once = np.zeros(frame.height, dtype=bool)
-            inside = place < len(first)
-            once[inside] = first[place[inside]]
-            missing = frame["items"].is_null() | frame["items"].list.eval(
-                pl.element().is_null()
-            ).list.any().fill_null(False)
-            marked = frame.with_columns(once=pl.Series(once))
-            good = self._checked(marked, name, {"missing history": missing}, ("user",))
-            self.dropped["repeated_users"] += int((~good["once"]).sum())
-            chosen = good.filter(
-                pl.col("once") & pl.Series(_among(good["user"].to_numpy(), wanted))
-            )
-            events = chosen.select("user", "items").explode("items", empty_as_null=False)
-            yield events["user"], events["items"]
-
-    def _checked(
-        self,
-        frame: pl.DataFrame,
-        name: str | None,
-        wrong: dict[str, pl.Series],
-        ids: tuple[str, ...] = ("user", "item"),
-    ) -> pl.DataFrame:
-        """The rows that are in order; with a name, the others are reported there."""
-        reasons = {f"missing {column}": frame[column].is_null() for column in ids} | wrong
-        kept = np.ones(frame.height, dtype=bool)
-        for reason, mask in reasons.items():
-            bad = mask.to_numpy() & kept
-            if name is not None and bad.any():
-                rows = frame["row"].filter(pl.Series(bad))
-                self.reports[name].add(reason, rows.to_list(), int(bad.sum()))
-            kept &= ~bad
-        return frame.filter(pl.Series(kept))
-
-    def _chunk(self, user: pl.Series, item: pl.Series, time: int, split: str) -> pl.DataFrame:
-        label: Any = TRAIN
-        raw = user.cast(pl.String)
-        if split == "test":
-            part = tie_keys(user.to_numpy(), self._config.seed) & np.uint64(1)
-            label = pl.Series(np.where(part == 1, TEST, VALID), dtype=pl.Int8)
-            raw = raw + "/test"
-        row = pl.int_range(self._row, self._row + len(user), dtype=pl.Int64, eager=True)
-        self._row += len(user)
-        return pl.DataFrame({"raw_user_id": raw, "raw_item_id": item.cast(pl.String)}).with_columns(
-            time=pl.lit(time, pl.Int64),
-            row=row,
-            split=pl.lit(label, pl.Int8) if isinstance(label, int) else label,
-        )
-
-    def _read(
-        self, name: str, columns: dict[str, str], report: RowReport | None, rows: int = 1 << 18
-    ) -> Iterator[pl.DataFrame]:
-        settings = [("a column of taobao_mm", column) for column in columns.values()]
-        for source in self._sources:
-            if source.role != name:
-                continue
-            account = RowReport(name) if report is None else report
-            for frame in read_parquet(source, columns, settings, account, rows):
-                _check_types(source, frame, columns)
-                yield frame
-
-
-def _check_types(source: Source, frame: pl.DataFrame, columns: dict[str, str]) -> None:
-    for name, column in columns.items():
-        if frame.schema[name] != TYPES[name]:
-            raise ValueError(
-                f"{source.path}: column {column!r} has type {frame.schema[name]}, TAOBAO-MM has "
-                f"{TYPES[name]} there; is this another file?"
-            )
+    def _clicks(self, split: str, targets: Ids, users: Ids) -> Iterator[Ids]:
+        """Users with clicks that count, some at a time."""
+        # The training samples are accounted for already.
+        report = self.reports["test_samples"] if split == "test" else None
+        dropped = self.dropped if split == "test" else None
+        for chunk in read_clicks(self._tables, split, report, dropped):
+            counts = among(chunk["item"].to_numpy(), targets)
+            counts &= among(chunk["user"].to_numpy(), users)
+            yield np.unique(chunk["user"].to_numpy()[counts])
 
 
 def _added_up(counts: list[pl.DataFrame]) -> pl.DataFrame:
     return pl.concat(counts).group_by("item").agg(pl.col("clicks").sum())
-
-
-def _among(ids: Ids, rising: Ids) -> NDArray[np.bool_]:
-    """bool [T] whether each of `ids` is among `rising`; np.isin would sort both each time."""
-    if not len(rising):
-        return np.zeros(len(ids), dtype=bool)
-    place = np.searchsorted(rising, ids)
-    place[place == len(rising)] = 0
-    found: NDArray[np.bool_] = rising[place] == ids
-    return found

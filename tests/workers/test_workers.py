@@ -1,0 +1,83 @@
+"""Parts of a job, in this process and in two workers of Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from glass.config import RayConfig
+from glass.data.assembly.gather import CollisionError
+from glass.workers import ONE_PROCESS, Workers, started
+from glass.workers import start as start_module
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Workers]:
+    with started(RayConfig(enabled=True, num_cpus=2)) as workers:
+        yield workers
+
+
+def squared(part: int) -> tuple[int, int]:
+    return part * part, os.getpid()
+
+
+def test_order_of_the_parts(two: Workers) -> None:
+    parts = list(range(100, 0, -1))
+    found = list(two.map(squared, parts))
+    assert [value for value, _ in found] == [part * part for part in parts]
+    assert os.getpid() not in {process for _, process in found}
+    assert [value for value, _ in ONE_PROCESS.map(squared, parts)] == [p * p for p in parts]
+    assert list(two.map(squared, [])) == []
+    assert (two.several, ONE_PROCESS.several) == (True, False)
+
+
+def failing(part: int) -> int:
+    if part == 3:
+        raise CollisionError(f"part {part}")
+    return part
+
+
+def test_errors_are_those_of_the_work(two: Workers) -> None:
+    with pytest.raises(CollisionError, match="part 3") as caught:
+        list(two.map(failing, range(9)))
+    assert "in a worker" in str(caught.value.__cause__)
+    assert "failing" in str(caught.value.__cause__)
+
+
+class Deadly:
+    """Kills its process at one part, every time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, part: int) -> int:
+        if part == 5:
+            (self.folder / f"death {len(list(self.folder.iterdir()))}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return part
+
+
+def test_a_part_that_kills_every_worker_ends_the_job(two: Workers, tmp_path: Path) -> None:
+    found = []
+    with pytest.raises(ValueError, match="its worker died 4 times") as caught:
+        found.extend(two.map(Deadly(tmp_path), range(8)))
+    assert found == list(range(len(found)))
+    assert "start the same command again" in str(caught.value)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_missing_ray_and_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(ValueError, match=r"ray\.num_cpus is 0"),
+        started(RayConfig(enabled=True, num_cpus=0)),
+    ):
+        pass
+    monkeypatch.setattr(start_module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"ray\[data\]"), started(RayConfig(enabled=True)):
+        pass
+    with started(RayConfig()) as workers:
+        assert workers is ONE_PROCESS
