@@ -205,10 +205,12 @@ def _listed(name: str, options: Options) -> list[str] | None:
 def export(config: RunConfig, options: Options) -> None:
     """Compiles a trained system and names the folder."""
     from glass.export import export_model
+    from glass.serving.folder import check_candidates
 
     system = options["system"]
     run = _run(config)
     folder = options["to"] or run.folder / f"{system}_exported"
+    check_candidates(run.folder / system, config.eval.candidates)
     print(
         export_model(
             run.folder / system,

@@ -367,12 +367,15 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Beam search over the whole catalogue and the metrics."""
+    """Beam search over the items that may be recommended, and the metrics."""
 
     beam_width: int = 20
     """Beams kept at each level."""
     constrained: bool = True
     """Generate only SIDs that the catalogue holds."""
+    candidates: Literal["catalogue", "training_targets"] = "catalogue"
+    """What every system ranks, recommends and serves: all items, or only those that are a target of
+    some training sample. A validation or test target that is no candidate is a miss."""
     batch_size: int = 256
     """Histories at once."""
     ks: tuple[int, ...] = (1, 3, 5, 10, 20)

@@ -12,7 +12,7 @@ from glass.data.dataset import Dataset
 from glass.data.order import SPLITS
 
 
-def describe(dataset: Dataset) -> dict[str, Any]:
+def describe(dataset: Dataset, candidates: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     """Plain data (JSON-ready) about a data set.
 
     Keys: name, users, items, events, groups, first_time, last_time, time_unit;
@@ -21,12 +21,17 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     items_without_text, distinct_texts; splits: {split: events, groups, samples, targets, users,
     repeat_share (targets that are already in their history), history_length (mean, p50, p90,
     max)}; dropped, malformed, sources as in the manifest.
+
+    Args:
+        candidates: bool [V], items that alone may be recommended; there is then a key candidates:
+            items, share_of_<split>_targets (that are candidates; the others are misses).
     """
     starts = dataset.group_starts()
     sizes = np.diff(np.append(starts, dataset.num_events))
     repeats = repeat_mask(dataset)
     manifest = dataset.manifest
     splits = {name: _describe_split(dataset, name, starts, repeats) for name in SPLITS}
+    limited = {} if candidates is None else {"candidates": _candidates(dataset, candidates)}
     return {
         "name": dataset.name,
         "users": dataset.num_users,
@@ -43,6 +48,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "tie_share": _tie_share(dataset),
         "items_without_text": int((dataset.item_table["text"] == "").sum()),
         "distinct_texts": dataset.item_table["text"].n_unique(),
+        **limited,
         "splits": splits,
         "dropped": manifest.get("dropped", {}),
         "malformed": manifest.get("malformed", {}),
@@ -60,6 +66,15 @@ def repeat_mask(dataset: Dataset) -> NDArray[np.bool_]:
     return mask
 
 
+def _candidates(dataset: Dataset, candidates: NDArray[np.bool_]) -> dict[str, Any]:
+    counts: dict[str, Any] = {"items": int(candidates.sum())}
+    for name, label in SPLITS.items():
+        targets = dataset.items[(dataset.split == label) & (dataset.groups > 0)]
+        share = float(candidates[targets].mean()) if len(targets) else 0.0
+        counts[f"share_of_{name}_targets"] = share
+    return counts
+
+
 def format_description(description: dict[str, Any]) -> str:
     """The description as a text table."""
     d = description
@@ -73,6 +88,10 @@ def format_description(description: dict[str, Any]) -> str:
         "",
         f"{'':24}{'mean':>10}{'p50':>10}{'p90':>10}{'max':>10}",
     ]
+    if "candidates" in d:
+        limited = d["candidates"]
+        shares = ", ".join(f"{limited[f'share_of_{n}_targets']:.1%} of {n}" for n in d["splits"])
+        lines.insert(4, f"candidates      {limited['items']:,} items; of the targets {shares}")
     for key in ("events_per_user", "group_size", "item_popularity"):
         lines.append(f"{key.replace('_', ' '):24}" + _cells(d[key]))
     for name, part in d["splits"].items():

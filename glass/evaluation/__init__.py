@@ -8,6 +8,7 @@ from glass.evaluation.baselines import (
     rank_recent_frequency,
 )
 from glass.evaluation.bootstrap import bootstrap_ci, paired_bootstrap
+from glass.evaluation.candidates import candidate_items
 from glass.evaluation.catalogue import SidCatalogue
 from glass.evaluation.diagnostics import generation_diagnostics
 from glass.evaluation.item_ranking import ItemRanking, OwnCounts, rank_items, rank_items_of_sids
@@ -30,6 +31,7 @@ __all__ = [
     "bootstrap_ci",
     "build_metrics",
     "by_history_length",
+    "candidate_items",
     "choose_half_life",
     "describe_redistribution",
     "format_table",

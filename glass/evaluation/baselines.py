@@ -1,8 +1,9 @@
 """Baselines without SIDs or gradients: popularity, own frequency, item-kNN.
 
-All of them may recommend items of the history again. Popularity and item-kNN are fitted on training
-events; the frequencies are read off a sample's history, which for test samples includes validation
-events, as for every other system.
+All of them may recommend items of the history again, and none an item that is no candidate of the
+catalogue, though such an item counts as any other in histories and training. Popularity and
+item-kNN are fitted on training events; the frequencies are read off a sample's history, which for
+test samples includes validation events, as for every other system.
 """
 
 from __future__ import annotations
@@ -96,10 +97,10 @@ def rank_recent_frequency(
         ValueError: `width` below 1, `half_life` not above 0, or a catalogue of other items.
     """
     order = PopularityOrder.fit(dataset, catalogue)
-    every_item = np.arange(catalogue.num_items)
+    own_item = np.where(catalogue.candidates, np.arange(catalogue.num_items), -1)
     return SystemRanking(
         sids=_rank_history(dataset, samples, catalogue.sid_of_item, order.sids, width, half_life),
-        items=_rank_history(dataset, samples, every_item, order.items, width, half_life),
+        items=_rank_history(dataset, samples, own_item, order.items, width, half_life),
     )
 
 
@@ -143,7 +144,10 @@ def _rank_history(
     width: int,
     half_life: float,
 ) -> Int32Array:
-    """Ranks the labels (items or SIDs) of each history, completed from `fill`: int32 [S, W]."""
+    """Ranks the labels (items or SIDs) of each history, completed from `fill`: int32 [S, W].
+
+    `labels` [V] is -1 for an item that is not ranked; it keeps its place in the history.
+    """
     checked_width(width)
     if not half_life > 0:
         raise ValueError(f"half_life={half_life} must be above 0 (in events)")
@@ -152,12 +156,14 @@ def _rank_history(
     for rows in ragged_chunks(lengths + 4 * width):
         start, end = samples.history_start[rows], samples.history_end[rows]
         row, position = ragged_positions(start, end)
+        label = labels[dataset.items[position]].astype(np.int64)
+        kept = label >= 0
         own = _top_labels(
-            row=row,
-            label=labels[dataset.items[position]].astype(np.int64),
-            age=end[row] - 1 - position,
+            row=row[kept],
+            label=label[kept],
+            age=(end[row] - 1 - position)[kept],
             shape=(len(start), width),
-            num_labels=len(fill),
+            num_labels=len(labels),
             half_life=half_life,
         )
         popular = np.broadcast_to(padded(fill[None], width), own.shape)

@@ -26,10 +26,10 @@ def generation_diagnostics(
     """Validity, prefix correctness and conditional rank progression of generated SIDs.
 
     Let r_d be the place, from 1, of a target's true d-prefix among the distinct prefixes in the
-    beam at depth d, best first; the target survives depth d when its d-prefix is in that beam.
-    Everything is a mean over targets:
+    beam at depth d, best first; the target survives depth d when its d-prefix is in that beam. One
+    that is no candidate of the catalogue survives nowhere. Everything is a mean over targets:
 
-    - `invalid_rate`: share of the returned beams whose codes the catalogue does not hold.
+    - `invalid_rate`: share of the returned beams whose codes no candidate has.
     - `P_1`, `P_12`, .. `P_1..L`: share whose true prefix is that of the best beam.
     - `rank_d`: mean r_d over targets that survive depth d (1 is best).
     - `crp_d`, d >= 2 (conditional rank progression): mean r_d - r_(d-1) over targets that survive
@@ -54,7 +54,9 @@ def generation_diagnostics(
         ValueError: shapes that do not fit.
     """
     _check(codes, targets, catalogue, prefixes)
-    truth = catalogue.codes[targets.item]
+    # No candidate: codes that no beam has, not even one of -1.
+    reachable = catalogue.candidates[targets.item]
+    truth = np.where(reachable[:, None], catalogue.codes[targets.item], -2)
     result = {}
     returned: BoolArray = np.all(codes >= 0, axis=-1)
     if returned.any():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from glass.evaluation.arrays import FloatArray, ragged_positions, row_chunks, top_columns
+from glass.evaluation.arrays import BoolArray, FloatArray, ragged_positions, row_chunks, top_columns
 from glass.evaluation.catalogue import SidCatalogue
 from glass.evaluation.ranking import PopularityOrder, SystemRanking, checked_width, padded
 
@@ -30,11 +30,12 @@ def rank_item_knn(
     """Ranks items by their similarity to the items of the history.
 
     sim(i, j) is the cosine of the 0/1 columns of users over training events; each item keeps its
-    `num_neighbours` most similar others. An item's score is the sum of sim over the distinct
-    items of the history that have it as a neighbour. A SID's score is the sum over its items. Ties,
-    and with them the items without a score, go by training popularity.
+    `num_neighbours` most similar others among the candidates. An item's score is the sum of sim
+    over the distinct items of the history that have it as a neighbour. A SID's score is the sum
+    over its candidates. Ties, and with them the items without a score, go by training popularity.
 
-    Memory is bounded by chunks of samples and items; time grows as S * V and V^2.
+    Memory is bounded by chunks of samples and items; time grows as S * C and V * C, with C of the
+    V items candidates.
 
     Args:
         width: W, places of a list.
@@ -47,10 +48,10 @@ def rank_item_knn(
     checked_width(width)
     order = PopularityOrder.fit(dataset, catalogue)
     # Columns in order of popularity turn "ties go to the lower column" into "to the more popular".
-    neighbours = item_neighbours(dataset, num_neighbours)[:, order.items]
+    neighbours = item_neighbours(dataset, num_neighbours, catalogue.candidates)[:, order.items]
     place_of_sid = np.empty(catalogue.num_sids, np.int64)
     place_of_sid[order.sids] = np.arange(catalogue.num_sids)
-    num_items = catalogue.num_items
+    num_items = len(order.items)
     sid_sum = sparse.csr_array(
         (
             np.ones(num_items),
@@ -71,10 +72,16 @@ def rank_item_knn(
     return SystemRanking(sids=sids, items=items)
 
 
-def item_neighbours(dataset: Dataset, num_neighbours: int) -> Any:
+def item_neighbours(
+    dataset: Dataset, num_neighbours: int, candidates: BoolArray | None = None
+) -> Any:
     """Cosine of each item and its nearest others, from training events.
 
     Equally similar neighbours: the lower item id. An item without co-occurrence has none.
+
+    Args:
+        num_neighbours: neighbours an item keeps.
+        candidates: bool [V], the items that may be neighbours; None: all.
 
     Returns:
         scipy.sparse.csr_array float64 [V, V], at most `num_neighbours` entries a row.
@@ -95,16 +102,21 @@ def item_neighbours(dataset: Dataset, num_neighbours: int) -> Any:
     )
     users_of_item = seen.T.tocsr()
     norm = np.sqrt(np.maximum(np.bincount(item, minlength=num_items), 1))
+    if candidates is None:
+        candidates = np.ones(num_items, dtype=bool)
+    near = np.flatnonzero(candidates)
+    seen = seen[:, near]
     parts = []
-    for rows in row_chunks(num_items, num_items):
+    for rows in row_chunks(num_items, len(near)):
         own = np.arange(rows.start, rows.stop)
         cosine: FloatArray = (users_of_item[own] @ seen).toarray()
-        cosine /= norm[own, None] * norm
-        cosine[np.arange(len(own)), own] = 0
-        column = top_columns(cosine, min(num_neighbours, num_items))
+        cosine /= norm[own, None] * norm[near]
+        itself = np.flatnonzero(candidates[own])
+        cosine[itself, np.searchsorted(near, own[itself])] = 0
+        column = top_columns(cosine, min(num_neighbours, len(near)))
         value = np.take_along_axis(cosine, column, axis=1)
         row, place = np.nonzero(value)
-        parts.append((value[row, place], own[row], column[row, place]))
+        parts.append((value[row, place], own[row], near[column[row, place]]))
     values, row, column = (np.concatenate(part) for part in zip(*parts, strict=True))
     return sparse.csr_array((values, (row, column)), shape=(num_items, num_items))
 

@@ -114,7 +114,8 @@ def rank_metrics(
     reported beside the metrics. Item metrics judge `items`, the list that would be shown
     (`rank_items` makes it of SIDs), and there are none without it. Split credit needs `ranked`
     only: the m items of a SID stand in random order, so the target's rank is uniform over the m
-    places that follow the items of better SIDs.
+    places that follow the items of better SIDs. A target that is no candidate of the catalogue is a
+    miss at every level, also where a candidate shares its SID: nobody would be shown it.
 
     Args:
         ranked: integer [S, W] SID indices, best first, -1 = invalid or none.
@@ -139,7 +140,8 @@ def rank_metrics(
     item_rank = None
     if items is not None:
         _check_lists("items", items, targets, catalogue.num_items, cutoffs[-1])
-        item_rank, _ = _find(items, targets.sample, targets.item, None)
+        wanted = np.where(truth >= 0, targets.item, -1)
+        item_rank, _ = _find(items, targets.sample, wanted, None)
     return RankMetrics(
         ks=cutoffs,
         sid_rank=rank,
@@ -168,7 +170,7 @@ def _find(
 ) -> tuple[Int64Array, Int64Array]:
     """Rank from 1 (0: absent) of each wanted number, and the total size of the numbers before it.
 
-    Both count distinct numbers >= 0 only.
+    Both count distinct numbers >= 0 only; a wanted number below 0 is absent.
     """
     rank = np.zeros(len(sample), np.int64)
     before = np.zeros(len(sample), np.int64)

@@ -26,12 +26,12 @@ class SystemRanking:
 
 @dataclass(frozen=True)
 class PopularityOrder:
-    """Items and SIDs by training events, most first; equal counts by number."""
+    """Candidates and their SIDs by training events, most first; equal counts by number."""
 
     items: Int64Array
-    """int64 [V]."""
+    """int64 [C]."""
     sids: Int64Array
-    """int64 [U]; a SID's count is the sum over its items."""
+    """int64 [U]; a SID's count is the sum over its candidates."""
 
     @classmethod
     def fit(cls, dataset: Dataset, catalogue: SidCatalogue) -> PopularityOrder:
@@ -42,9 +42,13 @@ class PopularityOrder:
                 f"{dataset.num_items}; build the SIDs from this data set"
             )
         counts = np.asarray(dataset.train_counts, np.int64)
-        of_sid = np.bincount(catalogue.sid_of_item, weights=counts, minlength=catalogue.num_sids)
+        chosen = np.flatnonzero(catalogue.candidates)
+        of_sid = np.bincount(
+            catalogue.sid_of_item[chosen], weights=counts[chosen], minlength=catalogue.num_sids
+        )
         return cls(
-            items=np.argsort(-counts, kind="stable"), sids=np.argsort(-of_sid, kind="stable")
+            items=chosen[np.argsort(-counts[chosen], kind="stable")],
+            sids=np.argsort(-of_sid, kind="stable"),
         )
 
 

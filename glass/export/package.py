@@ -45,7 +45,8 @@ def export_model(
     `examples/serve_exported.py`. The .pt2 files are native code of this kind of processor.
 
     Args:
-        model: a model in eval mode, or the folder of one.
+        model: a model in eval mode, whose items are then all offered, or the folder of one, of
+            which those are that its trie holds (`eval.candidates`).
         folder: to write.
         max_batch: most users a call.
         max_beams: most beams a user.

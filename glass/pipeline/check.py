@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glass.config import EvalConfig, ModelConfig, RunConfig, SequenceConfig, TrainConfig
 from glass.data.preparation import check_config as check_data_config
+from glass.evaluation.candidates import CHOICES
 from glass.sid.builder import check_sid_config
 from glass.systems import TRAINED
 from glass.training.metric import cut_off
@@ -114,6 +115,12 @@ def _check_eval(evaluation: EvalConfig, metric: str) -> None:
         "eval.beam_width",
         evaluation.beam_width,
         f"at least the largest cut-off, {max(evaluation.ks)}",
+    )
+    _require(
+        evaluation.candidates in CHOICES,
+        "eval.candidates",
+        evaluation.candidates,
+        f"one of {', '.join(CHOICES)}",
     )
     for field in ("batch_size", "knn_neighbours"):
         value = getattr(evaluation, field)

@@ -65,7 +65,8 @@ def compare_runs(configs: Sequence[RunConfig], metrics: Sequence[str] = ()) -> C
     ranked: dict[tuple[str, ...], dict[str, dict[int, RankMetrics]]] = {}
     for group, members in groups.items():
         found = ranked[group] = _rank(members, targets)
-        if group != first:  # what is not trained is the same under all settings
+        alike = members[0].config.eval.candidates == runs[0].config.eval.candidates
+        if group != first and alike:  # what is not trained is then the same
             found = {s: v for s, v in found.items() if s in TRAINED or s not in ranked[first]}
         summary = summary_over_seeds({s: [*v.values()] for s, v in found.items()}, names, *given)
         rows += [Row(s, group, len(found[s]), estimates) for s, estimates in summary.items()]

@@ -19,11 +19,19 @@ from glass.config import RunConfig
 from glass.data import Dataset, Samples
 from glass.data.batches import sequential_batches
 from glass.data.shards import Shards
-from glass.evaluation import SidCatalogue, write_json_atomic
+from glass.evaluation import SidCatalogue, candidate_items, write_json_atomic
+from glass.evaluation.arrays import BoolArray
 from glass.generation import generate
 from glass.memory import keep_freed_memory
 from glass.pipeline.keys import KEY, stored_key, training_key
-from glass.serving.folder import TRAINED, device, load_system, save_system, trained_on
+from glass.serving.folder import (
+    CANDIDATES,
+    TRAINED,
+    device,
+    load_system,
+    save_system,
+    trained_on,
+)
 from glass.serving.items import NAME, ItemTable
 from glass.sid import SidTable
 from glass.systems import TRAINED as SYSTEMS
@@ -81,14 +89,15 @@ def train_system(
         keep_freed_memory()
     torch.manual_seed(config.train.seed)
     model = chosen.make(config, table, dataset).to(device())
-    trie = make_trie(table)
+    candidates = candidate_items(dataset, config.eval.candidates)
+    trie = make_trie(table, candidates)
     validator = Validator(
         dataset,
         "valid",
         partial(chosen.collator, settings),
         config.eval,
         num_groups=config.train.num_valid_groups,
-        catalogue=SidCatalogue(table.codes),
+        catalogue=SidCatalogue(table.codes, candidates),
         trie=trie.to(device()),
     )
     result = train(
@@ -111,6 +120,8 @@ def train_system(
         "best": result.best,
         "metric": score_name(config.train.metric),
     }
+    if candidates is not None:
+        trained[CANDIDATES] = config.eval.candidates
     with distributed.first_before_others():
         if distributed.is_first():
             items = ItemTable.of(dataset, config)
@@ -148,9 +159,10 @@ def _start_anew_unless(folder: Path, key: str) -> None:
         write_json_atomic(mark, {KEY: key})
 
 
-def make_trie(table: SidTable) -> SidTrie:
-    """Trie of the catalogue's SIDs."""
-    return SidTrie.build(torch.from_numpy(table.codes), table.codebook_sizes)
+def make_trie(table: SidTable, candidates: BoolArray | None = None) -> SidTrie:
+    """Trie of the SIDs of the items that may be recommended, bool [V]; None: all."""
+    trie = SidTrie.build(torch.from_numpy(table.codes), table.codebook_sizes)
+    return trie if candidates is None else trie.restrict(torch.from_numpy(candidates))
 
 
 def decode_samples(

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from glass.data import Dataset
+from glass.pipeline.neural import make_trie
 from glass.serving import Recommendation, Recommender
-from glass.serving.folder import load_system, trained_on
+from glass.serving.folder import load_system, trained_candidates, trained_on
 from glass.serving.items import ItemTable
 from glass.systems import trained_system
 
@@ -26,7 +27,7 @@ def recommend(
     exclude: Collection[str] | None = None,
     max_per_sid1: int | None = None,
 ) -> dict[str, list[Recommendation]]:
-    """The best items for each user, given everything that user did.
+    """The best items for each user, of the run's candidates, given everything that user did.
 
     See `glass.Recommender.recommend`, which does it.
 
@@ -47,7 +48,7 @@ def recommend(
     if num_items < 1:
         raise ValueError(f"num_items is {num_items}; it must be at least 1")
     rows = _user_rows(run.dataset, users)
-    model, _, trie = load_system(run.folder / system)
+    model, table, trie = load_system(run.folder / system)
     if trained_on(run.folder / system) != run.dataset.manifest.get("fingerprint"):
         raise ValueError(
             f"{run.folder / system} was trained on another version of data set "
@@ -55,6 +56,8 @@ def recommend(
         )
     # What the config says now: its ranking may have changed since the training.
     items = ItemTable.of(run.dataset, run.config)
+    if trained_candidates(run.folder / system) != run.config.eval.candidates:
+        trie = make_trie(table, run.candidates).to(trie.device)
     recommender = Recommender(model, trie, items, batch_size=run.config.eval.batch_size)
     recommender.observe_dataset(run.dataset, list(dict.fromkeys(rows)))
     found = recommender.recommend(

@@ -26,6 +26,7 @@ from glass.evaluation import (
     Targets,
     build_metrics,
     by_history_length,
+    candidate_items,
     choose_half_life,
     generation_diagnostics,
     rank_item_knn,
@@ -38,6 +39,7 @@ from glass.evaluation import (
     write_json_atomic,
     write_predictions,
 )
+from glass.evaluation.arrays import BoolArray
 from glass.evaluation.results import HISTORY_EDGES
 from glass.pipeline.check import check_config
 from glass.pipeline.clock import StepClock
@@ -136,6 +138,7 @@ class Run:
                 folder = prepare(self.config.data, force=force_here, ray=self.config.ray)
             step.worked = force or before != stored_key(manifest)
         self.__dict__["dataset"] = Dataset.load(folder)
+        self.candidates  # noqa: B018  refused before SIDs are built and models trained
         return folder
 
     @cached_property
@@ -184,12 +187,21 @@ class Run:
     @cached_property
     def data_card(self) -> dict[str, Any]:
         """Counts of the data set."""
-        return describe(self.dataset)
+        return describe(self.dataset, self.candidates)
+
+    @cached_property
+    def candidates(self) -> BoolArray | None:
+        """bool [V] items that may be recommended; None: all.
+
+        Raises:
+            ValueError: `eval.candidates` leaves none.
+        """
+        return candidate_items(self.dataset, self.config.eval.candidates)
 
     @cached_property
     def catalogue(self) -> SidCatalogue:
-        """Items of each SID."""
-        return SidCatalogue(self.sid_table.codes)
+        """Items of each SID, of those that may be recommended."""
+        return SidCatalogue(self.sid_table.codes, self.candidates)
 
     @cached_property
     def samples(self) -> Samples:
@@ -239,7 +251,7 @@ class Run:
     def _have_inputs(self) -> None:
         """Makes data and SIDs, where they are missing, in one process."""
         with distributed.first_before_others():
-            self.dataset, self.sid_table  # noqa: B018
+            self.dataset, self.candidates, self.sid_table  # noqa: B018
 
     def _forget_results(self) -> None:
         if not distributed.is_first():

@@ -21,6 +21,8 @@ from glass_kernels import SidTrie
 
 TRAINED = "trained.json"
 """Beside a model: the settings and data it was trained with, and its validation result."""
+CANDIDATES = "candidates"
+"""Entry of it: `eval.candidates`, where that is not the whole catalogue."""
 _AGAIN = "delete the folder and run `glass train` with its config"
 
 
@@ -46,7 +48,7 @@ def save_system(
     """
     with replaced_folder(folder) as temporary:
         temporary.joinpath("README.md").write_text(
-            model_card(trained.get("system", folder.name), model, table, trained)
+            model_card(trained.get("system", folder.name), model, table, trained, trie)
         )
         model.save_pretrained(temporary)  # leaves a README.md that is there already
         table.save(temporary / "sid")
@@ -56,21 +58,30 @@ def save_system(
         write_json_atomic(temporary / TRAINED, trained)
 
 
-def model_card(system: str, model: Model, table: SidTable, trained: dict[str, Any]) -> str:
+def model_card(
+    system: str, model: Model, table: SidTable, trained: dict[str, Any], trie: SidTrie
+) -> str:
     """What the model is, as Markdown; the card of the hub mixin would tell of a push to the hub.
 
     Args:
         system: one of `RunConfig.systems`.
         trained: what `save_system` keeps beside the model.
+        trie: the items that it recommends.
     """
     data = table.manifest.get("dataset", {}).get("name", "an unnamed data set")
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    offered = []
+    if trie.num_items < table.num_items:
+        setting = f"`eval.candidates` is {trained.get(CANDIDATES, 'catalogue')}"
+        offered = [f"- {trie.num_items:,} of them are candidates, the others are in histories "
+                   f"alone; {setting}"]  # fmt: skip
     lines = [
         f"# {trained_system(system).title} on {data}",
         "",
         "A generative recommender trained by glass-rec, for the catalogue it was trained on.",
         "",
         f"- {table.num_items:,} items, semantic IDs of {list(table.codebook_sizes)} codes",
+        *offered,
         f"- {parameters:,} parameters; the settings are in `config.json`",
         f"- weights of step {trained['best_step']} of {trained['steps']}, the best on the "
         f"validation split: {trained.get('metric', metric.DEFAULT)} {trained['best']:.4f}",
@@ -122,6 +133,20 @@ def load_system(folder: Path | str) -> tuple[Model, SidTable, SidTrie]:
 def trained_on(folder: Path | str) -> str:
     """Fingerprint of the data set that the model of `load_system` was trained on."""
     return str(_read_trained(Path(folder)).get("data"))
+
+
+def trained_candidates(folder: Path | str) -> str:
+    """`eval.candidates` that the model of a folder was trained with: what its trie holds."""
+    return str(_read_trained(Path(folder)).get(CANDIDATES, "catalogue"))
+
+
+def check_candidates(folder: Path, setting: str) -> None:
+    """Raises ValueError if a model's folder was trained with another `eval.candidates`."""
+    if (folder / TRAINED).exists() and trained_candidates(folder) != setting:
+        raise ValueError(
+            f"{folder} was trained with eval.candidates {trained_candidates(folder)!r}, the config "
+            f"has {setting!r}; run `glass train` with this config"
+        )
 
 
 def _read_trained(folder: Path) -> dict[str, Any]:

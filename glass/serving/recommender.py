@@ -41,7 +41,8 @@ class Recommender:
     answers from the state at its beginning while events go on coming in.
 
     Args:
-        model, trie: in eval mode and on one device; `trie` of the model's SIDs.
+        model, trie: in eval mode and on one device; `trie` of the model's SIDs and of the items
+            that may be recommended. All items of the catalogue may be in histories.
         items: of the same catalogue.
         max_history: newest events of a user that count; older ones are forgotten. None: all.
         batch_size: users of one model run.
@@ -219,7 +220,7 @@ class Recommender:
         allows, excludes = self._allowed(allowed, users), self._excluded(exclude, users)
         snapshots = self.snapshots(users, unknown=unknown)
         wanted = [
-            Wanted(allow, union(out, user.counted[0] if exclude_seen else _NONE))
+            Wanted(allow, union(out, self._seen(user) if exclude_seen else _NONE))
             for allow, out, user in zip(allows, excludes, snapshots, strict=True)
         ]
         size = self.batch_size
@@ -237,7 +238,7 @@ class Recommender:
         Raises:
             ValueError: an item that the model does not know.
         """
-        return ItemSet(np.unique(self._dense("items", items)), self.searcher.trie)
+        return self._set("items", items)
 
     def _allowed(self, given: ItemLists | None, users: Sequence[str]) -> Sequence[ItemSet | None]:
         """The items that each user may get; None: all."""
@@ -260,7 +261,12 @@ class Recommender:
     def _set(self, name: str, given: Collection[str] | ItemSet) -> ItemSet:
         if isinstance(given, ItemSet):
             return given
-        return ItemSet(np.unique(self._dense(name, given)), self.searcher.trie)
+        # Without items that cannot come anyway: how many are left tells when a list is whole.
+        ids = self.searcher.candidates(np.unique(self._dense(name, given)))
+        return ItemSet(ids, self.searcher.trie)
+
+    def _seen(self, user: Snapshot) -> Ints:
+        return self.searcher.candidates(user.counted[0])
 
     def snapshots(
         self, users: Sequence[str], *, unknown: Literal["cold", "error"] = "cold"

@@ -11,6 +11,7 @@ from glass.evaluation import ItemRanking, OwnCounts, SidCatalogue, rank_items_of
 from glass.generation import Beams, generate
 from glass.serving.filters import Wanted, trie_filter
 from glass.serving.histories import Snapshot
+from glass.serving.history import Ints
 from glass.serving.items import ItemTable
 from glass.serving.reading import reading
 from glass.systems import Model
@@ -52,7 +53,8 @@ class Searcher:
     """Answers for snapshots; changes nothing, so that threads may share it.
 
     Args:
-        model, trie: in eval mode and on one device; `trie` of the model's SIDs.
+        model, trie: in eval mode and on one device; `trie` of the model's SIDs. Items that it
+            does not hold are not recommended, also where it holds their SIDs.
         items: of the same catalogue.
 
     Raises ValueError where these do not fit together.
@@ -67,8 +69,16 @@ class Searcher:
         self.model = model
         self.trie = trie
         self.items = items
-        self.catalogue = SidCatalogue(model.codes.cpu().numpy())
+        held = np.zeros(len(items), dtype=bool)
+        held[trie.item_ids.cpu().numpy()] = True
+        self.catalogue = SidCatalogue(model.codes.cpu().numpy(), held)
         self.reading = reading(model)
+
+    def candidates(self, items: Ints) -> Ints:
+        """Those of `items` [n] that may be recommended, as far as the trie decides it."""
+        if self.trie.num_items == len(self.items):
+            return items
+        return items[self.catalogue.candidates[items]]
 
     def __call__(
         self, batch: Sequence[Snapshot], wanted: Sequence[Wanted], options: SearchOptions

@@ -119,6 +119,12 @@ def write_shop(folder: Path, events: pl.DataFrame | None = None, **sections: Any
     return path
 
 
+@pytest.fixture(scope="session")
+def written_shop() -> Callable[..., Path]:
+    """`write_shop`, for runs that tests share."""
+    return write_shop
+
+
 @pytest.fixture
 def make_shop(tmp_path: Path) -> Callable[..., Path]:
     """Writes a shop into a new folder below `tmp_path`; returns its `config.yaml`."""

@@ -12,7 +12,8 @@ import pytest
 
 from glass.cli_parser import make_parser, parse
 from glass.config import RunConfig
-from glass.pipeline.keys import TRAINING_VERSION, training_key
+from glass.evaluation.results import FORMAT_VERSION
+from glass.pipeline.keys import EVALUATION_VERSION, TRAINING_VERSION, evaluation_key, training_key
 from glass.systems import TRAINED
 from glass.systems.base import LATER
 
@@ -49,11 +50,42 @@ def test_finished_trainings_stay_valid(name: str, tiger: str, glass: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("name", "evaluation"),
+    [
+        ("complete_journey_glass.yaml", "c0440f892eebbe04"),
+        ("kuairec_glass.yaml", "993f3f4e7b91abc2"),
+        ("movielens_1m_glass.yaml", "f8f66222faab4f93"),
+        ("beauty_intrr.yaml", "e8a1b82ca00cf0af"),
+    ],
+)
+def test_finished_evaluations_stay_valid(name: str, evaluation: str) -> None:
+    """Make them again only where one of the versions is raised on purpose."""
+    assert (TRAINING_VERSION, EVALUATION_VERSION, FORMAT_VERSION) == (3, 1, 2)
+    assert evaluation_key(shipped(name), DATASET, TABLE) == evaluation
+
+
+def test_candidates_are_in_keys_that_do_not_rank_all_items() -> None:
+    """TAOBAO-MM's config has another setting than before; with that, its keys are the old ones."""
+    taobao = "taobao_mm_glass.yaml"
+    few, every = shipped(taobao), shipped(taobao, "--eval.candidates=catalogue")
+    assert few.eval.candidates == "training_targets"
+    assert key("tiger", every) == "d45d2d4a4964c42d"
+    assert key("glass", every) == "3ed3ebf05a0ab8f1"
+    assert evaluation_key(every, DATASET, TABLE) == "fd62ff3c08cc51f3"
+    baselines = (dataclasses.replace(config, systems=("popularity",)) for config in (few, every))
+    assert len({evaluation_key(config, DATASET, TABLE) for config in baselines}) == 2
+    for system in TRAINED:
+        assert key(system, few) != key(system, every)
+
+
+@pytest.mark.parametrize(
     ("argument", "tiger", "glass"),
     [
         ("--train.metric=hit@10", True, True),
         ("--train.learning_rate=0.1", True, True),
         ("--eval.beam_width=40", True, True),
+        ("--eval.candidates=training_targets", True, True),
+        ("--eval.candidates=catalogue", False, False),
         ("--model.d_model=32", True, True),
         ("--model.num_heads=2", True, True),
         ("--model.num_tiers=3", True, True),  # kept in TIGER's settings, though without effect
