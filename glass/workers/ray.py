@@ -49,6 +49,8 @@ class RayWorkers(Workers):
                 while wanted in early:
                     yield _opened(early.pop(wanted))
                     wanted += 1
+        except ray.exceptions.RayTaskError:
+            raise  # what was sent cannot be read, or cannot be sent: a bug
         except ray.exceptions.RayError as error:
             raise ValueError(
                 f"part {wanted} of {count} could not be done: its worker died {RETRIES + 1} times, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pickled import use_pickled_workers
 from raw_tables import read
 
 from glass.config import DataConfig, SidConfig, TaobaoMmConfig
 from glass.data import Dataset, prepare
+from glass.data.assembly import spill
 from glass.data.readers import taobao_mm, taobao_parts
 from glass.data.synth import SynthSizes, write_taobao_mm
 from glass.data.synth.taobao_mm import ITEMS, SAMPLES, USERS, VECTORS
@@ -242,6 +245,54 @@ def test_clicks_are_counted_over_many_tables(write: Write, monkeypatch: pytest.M
     assert found.sort("row")["raw_item_id"].equals(whole.sort("row")["raw_item_id"])
     clicked = found.filter(pl.col("time") == 1)["raw_item_id"]
     assert set(clicked) == {str(B), str(C)}
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_parts_that_several_processes_read(
+    files: int, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same files, whoever reads: histories in several files, users twice, malformed rows."""
+    several = users({7: [C, 66, B], 8: [C], 10: [B], A: [D, B, B]})
+    changes = {
+        "train_user_features": {**several, "129_1": [7, 8, None, 7]},
+        "train_samples": samples(
+            (7, B, CLICK),
+            (7, C, CLICK),
+            (7, D, [1, 1]),
+            (8, C, CLICK),
+            (9, B, CLICK),
+            (8, 66, CLICK),
+        ),
+    }
+    config = write(changes, max_malformed_share=0.5)
+    folder = Path(config.path or "")
+    if files > 1:
+        for split in ("train", "test"):
+            path = folder / f"{split}_user_features.parquet"
+            table = pq.read_table(path)
+            path.unlink()
+            for k, part in enumerate((table.slice(0, 1), table.slice(1))):
+                pq.write_table(part, folder / f"{split}_user_features_{k}.parquet")
+    monkeypatch.setattr(spill, "ROWS_IN_MEMORY", 2)
+
+    def content(**changed: Any) -> dict[str, Any]:
+        made = prepare(dataclasses.replace(config, **changed))
+        found: dict[str, Any] = {
+            str(path.relative_to(made)): path.read_bytes()
+            for path in made.rglob("*")
+            if path.is_file()
+        }
+        manifest = json.loads(found.pop("manifest.json"))
+        del manifest["config"]
+        return found | {"manifest": manifest}
+
+    expected = content()
+    dropped, malformed = (expected["manifest"][name] for name in ("dropped", "malformed"))
+    assert dropped["rows"]["repeated_users"] == 1
+    assert malformed["train_user_features"]["reasons"] == {"missing user": 1}
+    assert malformed["train_samples"]["reasons"] == {"no label": 1}
+    use_pickled_workers(monkeypatch)
+    assert content(folder=str(tmp_path / "several")) == expected
 
 
 def test_later_users_change_no_label(write: Write) -> None:

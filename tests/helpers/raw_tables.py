@@ -15,6 +15,7 @@ from glass.data.assembly import Assembled, assemble
 from glass.data.raw import EVENT_SCHEMA, ITEM_SCHEMA, RawData, RowReport
 from glass.data.readers import READERS
 from glass.data.store import table_files
+from glass.workers import ONE_PROCESS, Workers
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Tables:
     assembled: Assembled
 
 
-def tables_of(raw: RawData, config: DataConfig) -> Tables:
+def tables_of(raw: RawData, config: DataConfig, workers: Workers = ONE_PROCESS) -> Tables:
     """The tables that are assembled from `raw`."""
     with tempfile.TemporaryDirectory() as folder:
-        assembled = assemble(lambda: raw, config, Path(folder))
+        assembled = assemble(lambda: raw, config, Path(folder), workers=workers)
         names = ("interactions.parquet", "items.parquet", "users.parquet")
         tables = (pl.read_parquet(table_files(Path(folder), name)) for name in names)
         return Tables(*tables, assembled)

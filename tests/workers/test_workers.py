@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
+from ray_cases import Deadly, failing, squared, two_workers, unsendable
 
 from glass.config import RayConfig
 from glass.data.assembly.gather import CollisionError
@@ -17,12 +18,8 @@ from glass.workers import start as start_module
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Workers]:
-    with started(RayConfig(enabled=True, num_cpus=2)) as workers:
+    with two_workers() as workers:
         yield workers
-
-
-def squared(part: int) -> tuple[int, int]:
-    return part * part, os.getpid()
 
 
 def test_order_of_the_parts(two: Workers) -> None:
@@ -35,12 +32,6 @@ def test_order_of_the_parts(two: Workers) -> None:
     assert (two.several, ONE_PROCESS.several) == (True, False)
 
 
-def failing(part: int) -> int:
-    if part == 3:
-        raise CollisionError(f"part {part}")
-    return part
-
-
 def test_errors_are_those_of_the_work(two: Workers) -> None:
     with pytest.raises(CollisionError, match="part 3") as caught:
         list(two.map(failing, range(9)))
@@ -48,17 +39,9 @@ def test_errors_are_those_of_the_work(two: Workers) -> None:
     assert "failing" in str(caught.value.__cause__)
 
 
-class Deadly:
-    """Kills its process at one part, every time."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, part: int) -> int:
-        if part == 5:
-            (self.folder / f"death {len(list(self.folder.iterdir()))}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return part
+def test_what_cannot_be_sent_is_no_dead_worker(two: Workers) -> None:
+    with pytest.raises(ray.exceptions.RayTaskError, match="pickle"):
+        list(two.map(unsendable, range(3)))
 
 
 def test_a_part_that_kills_every_worker_ends_the_job(two: Workers, tmp_path: Path) -> None:

@@ -50,6 +50,7 @@ class Lookup:
 class Account:
     """What the manifest says of the items of all partitions."""
 
+    items: int = 0
     source_items: int = 0
     """Different items in the events of the source."""
     most: int = 0
@@ -91,9 +92,12 @@ class ChooseItems:
 
     def __call__(self, partition: int) -> Account:
         names, described = self.names.read(partition), self.described.read(partition)
+        if names.is_empty() and described is None:
+            return Account()
         counted = self.counts.read(partition)
         table = _chosen(names, counted, described, self.config)
         found = Account(
+            items=table.height,
             source_items=names.height,
             most=int(counted["train_count"].max() or 0),  # type: ignore[arg-type]
             rare=counted.join(table, on="key", how="anti").height,
@@ -103,7 +107,8 @@ class ChooseItems:
             _check_keys(described, names)
             found.described = described.height
             found.without_events = described.join(names, on="key", how="anti").height
-        self.tables.put(partition, table)
+        if table.height:
+            self.tables.put(partition, table)
         return found
 
 
@@ -130,14 +135,16 @@ def make_catalogue(
         for partition, part in zip(partitions, done, strict=True):
             for spill in spills:
                 spill.drop(partition)
+            step(1)
             account.add(part)
+            if not part.items:
+                continue
             table = tables.get(partition)
             keys.append(np.array(table["key"]))
             number = pl.int_range(size, size + table.height, dtype=pl.Int32, eager=True)
             writer.write(table.drop("key").insert_column(0, number.alias("item_id")))
             size += table.height
             tables.drop(partition)
-            step(1)
     counts.drop()
     if not size:
         raise ValueError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from pickled import use_pickled_workers
+from ray_cases import RAY, Killing, two_workers
 
-from glass.config import DataConfig, RayConfig
+from glass.config import DataConfig
 from glass.data import Dataset, prepare
 from glass.data.assembly import catalogue, counts, events, gather_files, spill, users
-from glass.workers import Workers, started
+from glass.workers import Workers
 
-RAY = RayConfig(enabled=True, num_cpus=2)
 EVENTS, FILES = 6_000, 5
 TABLES = ("items.parquet", "users.parquet")
 
@@ -27,7 +26,7 @@ TABLES = ("items.parquet", "users.parquet")
 @pytest.fixture(scope="module")
 def ray_workers() -> Iterator[Workers]:
     """Two workers for all tests here."""
-    with started(RAY) as workers:
+    with two_workers() as workers:
         yield workers
 
 
@@ -86,23 +85,10 @@ STEPS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("when", "changes"),
-    [
-        ("before", {"ties": "stable", "split": "time"}),
-        ("after", {"time_column": None, "min_rating": None}),
-    ],
-)
 def test_killed_workers(
-    when: str,
-    changes: dict[str, Any],
-    config: DataConfig,
-    ray_workers: Workers,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    config: DataConfig, ray_workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One dies in the middle of every step, before its part is done or before that is told."""
-    config = replace(config, **changes)
+    """Two die in every step, one before a part is done and one before that is told."""
     expected = content(prepare(config))
     assert expected["manifest"]["malformed"]["interactions"]["count"] == FILES
     markers = tmp_path / "killed"
@@ -110,30 +96,28 @@ def test_killed_workers(
     inner = type(ray_workers).map
 
     def map_(workers: Workers, work: Any, parts: Any) -> Iterator[Any]:
-        marker = markers / type(work).__name__
-        return inner(workers, Killing(work, parts[len(parts) // 2], marker, when), parts)
+        return inner(workers, Killing(work, parts[0], parts[len(parts) // 2], markers), parts)
 
     monkeypatch.setattr(type(ray_workers), "map", map_)
     found = prepare(replace(config, folder=str(tmp_path / "many")), ray=RAY)
-    assert {path.name for path in markers.iterdir()} == {step.__name__ for step in STEPS}
+    killed = {path.name for path in markers.iterdir()}
+    assert killed == {f"{step.__name__} {when}" for step in STEPS for when in ("before", "after")}
     assert content(found) == expected
     Dataset.load(found)
 
 
-class Killing:
-    """Kills its process once, at one part."""
-
-    def __init__(self, work: Any, part: Any, marker: Path, when: str) -> None:
-        self.work, self.part, self.marker, self.when = work, part, marker, when
-
-    def __call__(self, part: Any) -> Any:
-        last = part == self.part and not self.marker.exists()
-        if last and self.when == "after":
-            self.work(part)
-        if last:
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.work(part)
+@pytest.mark.parametrize(
+    "changes",
+    [{"ties": "stable", "split": "time"}, {"time_column": None, "min_rating": None}],
+    ids=str,
+)
+def test_same_files(
+    config: DataConfig, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, **changes)
+    expected = content(prepare(config))
+    use_pickled_workers(monkeypatch)
+    assert content(prepare(replace(config, folder=str(tmp_path / "many")))) == expected
 
 
 @pytest.mark.usefixtures("ray_workers")

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pickled import PickledWorkers
 from raw_tables import Tables, tables_of
 
 from glass.config import DataConfig
@@ -20,7 +22,8 @@ from glass.data import Dataset, prepare
 from glass.data.assembly import events as events_module
 from glass.data.assembly import gather, spill, steps
 from glass.data.assembly.keys import PARTITION_BITS, keys_of, partition_of
-from glass.data.raw import EVENT_SCHEMA, ITEM_SCHEMA, RawData
+from glass.data.raw import EVENT_SCHEMA, ITEM_SCHEMA, PartOfEvents, RawData, RowReport
+from glass.workers import ONE_PROCESS, Workers
 
 Event = tuple[int, int, int]
 
@@ -31,7 +34,27 @@ def raw_data(events: list[Event], num_described: int, chunk: int) -> RawData:
     table += table[:2]
     frame = pl.DataFrame(rows, schema=EVENT_SCHEMA, orient="row")
     items = pl.DataFrame(table, schema=ITEM_SCHEMA, orient="row")
-    return RawData(chunks(frame, chunk), chunks(items, chunk) if num_described else [], (), {})
+    tables = chunks(frame, chunk)
+    return RawData(
+        tables,
+        chunks(items, chunk) if num_described else [],
+        (RowReport("interactions"),),
+        {},
+        apart=lambda folder: [File(tables[k : k + 2]) for k in range(0, len(tables), 2)],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """Two chunks that another process may read; its rows count from 0."""
+
+    tables: list[pl.DataFrame]
+
+    def __call__(self) -> PartOfEvents:
+        first = min((table["row"][0] for table in self.tables if table.height), default=0)
+        shifted = [table.with_columns(pl.col("row") - first) for table in self.tables]
+        rows = sum(table.height for table in self.tables)
+        return PartOfEvents(shifted, RowReport("interactions"), {}, lambda: rows)
 
 
 def chunks(frame: pl.DataFrame, size: int) -> list[pl.DataFrame]:
@@ -54,10 +77,7 @@ def tiny_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events_module, "ROW_GROUP_EVENTS", 7)
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
+DRAWN: dict[str, Any] = dict(
     events=st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 7), st.integers(-4, 12)),
         min_size=12,
@@ -78,6 +98,12 @@ def tiny_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     num_described=st.sampled_from([0, 3, 12]),
     chunk=st.sampled_from([1, 4, 100]),
 )
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(**DRAWN)
 def test_partitions_change_the_numbers_alone(
     events: list[Event],
     config: DataConfig,
@@ -101,6 +127,35 @@ def test_partitions_change_the_numbers_alone(
         return
     assert named(parts) == named(whole)
     assert dataclasses.replace(parts.assembled, shards=1) == whole.assembled
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(**DRAWN)
+def test_workers_change_nothing(
+    events: list[Event],
+    config: DataConfig,
+    num_described: int,
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def build(workers: Workers) -> Tables | str:
+        try:
+            return tables_of(raw_data(events, num_described, chunk), config, workers)
+        except ValueError as error:
+            return str(error)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spill, "ROWS_IN_MEMORY", 5)
+        one, several = build(ONE_PROCESS), build(PickledWorkers())
+    if isinstance(one, str) or isinstance(several, str):
+        assert several == one
+        return
+    assert several.interactions.equals(one.interactions)
+    assert several.items.equals(one.items)
+    assert several.users.equals(one.users)
+    assert several.assembled == one.assembled
 
 
 def partitioned(config: DataConfig, folder: Path, num_users: int = 40) -> DataConfig:
