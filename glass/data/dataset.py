@@ -91,8 +91,11 @@ class Dataset:
         folder = Path(folder)
         manifest = read_manifest(folder)
         events, item_table, user_table = (_read_table(folder, name) for name in FILES)
-        columns = {name: np.array(events[name].to_numpy()) for name in events.columns}
-        users = columns["user_id"]
+        columns = {}
+        for name in SCHEMAS["interactions.parquet"]:  # one at a time: they are most of the memory
+            columns[name] = np.array(events[name].to_numpy())
+            events = events.drop(name)
+        users = columns.pop("user_id")
         _require(
             np.array_equal(item_table["item_id"], np.arange(item_table.height))
             and np.array_equal(user_table["user_id"], np.arange(user_table.height))
@@ -103,8 +106,9 @@ class Dataset:
         )
         _require(
             len(users) > 0
-            and bool((np.diff(users) >= 0).all())
-            and np.array_equal(np.unique(users), np.arange(user_table.height)),
+            and users[0] == 0
+            and users[-1] == user_table.height - 1
+            and bool(np.isin(np.diff(users), (0, 1)).all()),
             folder,
             "events are not sorted by user, or a user has none",
         )
