@@ -90,6 +90,8 @@ class DataConfig:
     (a basket), or a single event. A history never holds events of its target's group."""
     ties: Literal["shuffle", "stable"] = "shuffle"
     """Order of events with equal user and time: a seeded shuffle, or the file's order."""
+    drop_repeats: bool = False
+    """Of events with the same user, item and time keep the first alone."""
     max_malformed_share: float = 0.01
     """Malformed rows are counted and reported; above this share the file is refused."""
     seed: int = 0

@@ -32,6 +32,8 @@ cleaning, order, filters or splits. The data are then prepared anew, and all tha
 _OF_ONE_FORMAT = ("taobao_mm", "kuairec")
 """Sections that count for the format of their name alone."""
 NO_RAY = RayConfig()
+_LATER = {"drop_repeats": False}
+"""Settings that came later, and how it always was before: older fingerprints lack them."""
 _ELSEWHERE = ("folder", "name", "path", "items_path")
 """Settings that the fingerprint leaves out: they say where data lie, not what they are."""
 
@@ -116,7 +118,9 @@ def check_config(config: DataConfig) -> None:
 
 def compute_fingerprint(config: DataConfig, sources: list[dict[str, str]]) -> str:
     """sha256 over the settings, the content of the sources and the versions of the code."""
-    settings = {name: v for name, v in asdict(config).items() if name not in _ELSEWHERE}
+    every = asdict(config)
+    left_out = {*_ELSEWHERE, *(name for name, value in _LATER.items() if every[name] == value)}
+    settings = {name: value for name, value in every.items() if name not in left_out}
     for name in _OF_ONE_FORMAT:
         if config.format != name:
             del settings[name]

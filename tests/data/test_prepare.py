@@ -17,7 +17,8 @@ import pytest
 from glass.config import DataConfig
 from glass.data import Dataset, prepare
 from glass.data import preparation as prepare_module
-from glass.data.assembly import steps
+from glass.data.assembly import spill, steps
+from glass.data.preparation import compute_fingerprint
 from glass.data.store import FILES, MANIFEST
 
 EVENTS = [
@@ -151,6 +152,41 @@ class TestResult:
         dataset = Dataset.load(prepare(config))
         assert dataset.item_table["raw_item_id"].to_list() == ["25", "31"]
         assert dataset.manifest["dropped"]["rows"]["quantity_zero"] == 1
+
+
+class TestRepeats:
+    EVENTS = (
+        *(("a", item, time) for item, time in (("x", 1), ("y", 2), ("x", 1), ("y", 3), ("x", 1))),
+        *(("b", item, 1) for item in ("x", "y")),
+        *(("c", "x", 2) for _ in range(2)),
+    )
+
+    @pytest.mark.parametrize("rows_in_memory", [1_000, 4])
+    def test_dropped_where_a_config_asks_for_it(
+        self, table: Writer, rows_in_memory: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(spill, "ROWS_IN_MEMORY", rows_in_memory)
+        kept = Dataset.load(prepare(table(self.EVENTS)))
+        assert (kept.num_users, kept.num_events) == (3, 9)
+        assert "repeated_events" not in kept.manifest["dropped"]
+        once = Dataset.load(prepare(table(self.EVENTS, drop_repeats=True)))
+        # c has one event left, and goes.
+        assert (once.num_users, once.num_events) == (2, 5)
+        assert once.manifest["dropped"]["repeated_events"] == {"events": 3}
+        assert once.manifest["dropped"]["users_with_one_event"] == {"users": 1, "events": 1}
+
+
+def test_fingerprints_stay_when_settings_come() -> None:
+    known = {
+        "complete_journey": "347bb6943a331ad3",
+        "taobao_mm": "21c5855dd7d5ccae",
+        "table": "bbd8201bc832b6e9",
+    }
+    for format_, start in known.items():
+        config = DataConfig(format=format_)  # type: ignore[arg-type]
+        assert compute_fingerprint(config, [])[:16] == start
+    changed = compute_fingerprint(DataConfig(drop_repeats=True), [])
+    assert changed != compute_fingerprint(DataConfig(), [])
 
 
 class TestIdempotence:

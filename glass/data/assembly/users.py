@@ -41,6 +41,10 @@ class SortedUsers:
         }
         self._most = 0
 
+    def count_repeats(self) -> None:
+        """Tell how many events were left out as repeats of others."""
+        self.dropped = {"repeated_events": {"events": 0}, **self.dropped}
+
     def add(self, partition: int, account: _Account) -> None:
         """Takes account of a partition that is sorted."""
         self.num_users += account.num_users
@@ -88,12 +92,17 @@ class SortPartition:
         rows = self.source.read(partition)
         if rows is None:
             return None
+        dropped = {}
+        if self.config.drop_repeats:
+            before = rows.height
+            rows = rows.sort("row").unique(["user", "item", "time"], keep="first")
+            dropped["repeated_events"] = {"events": before - rows.height}
         names = self.users.read(partition)
         codes = _positions(names["key"].to_numpy(), rows["user"].to_numpy())
         counts = np.bincount(codes, minlength=names.height)
         single = counts == 1
         few = (counts < self.config.min_user_events) & ~single
-        dropped = {
+        dropped |= {
             name: {"users": int(mask.sum()), "events": int(counts[mask].sum())}
             for name, mask in (("users_with_one_event", single), ("users_with_few_events", few))
         }
@@ -133,6 +142,8 @@ def sort_users(
 ) -> SortedUsers:
     """Sorts all partitions, and frees what was gathered of users."""
     found = SortedUsers(folder if gathered.events.split else None)
+    if config.drop_repeats:
+        found.count_repeats()
     partitions = gathered.events.partitions()
     sort = SortPartition(gathered.events, gathered.users, found.events, found.names, config)
     for partition, account in zip(partitions, workers.map(sort, partitions), strict=True):
