@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,8 @@ from glass.workers.base import Part, Result, Workers
 
 TASKS_A_CPU = 8
 """So many that the CPUs end at about the same time."""
+_PATIENCE = 10
+"""Seconds."""
 RETRIES = 3
 """Times that a part is done again whose worker died; one that kills every worker ends the job."""
 
@@ -92,6 +95,13 @@ def _opened(answer: bytes) -> Any:
     return value
 
 
+def _reach(address: str) -> None:
+    """Raises OSError or ValueError where nobody listens: Ray would try for minutes, then exit."""
+    if address not in ("local", "auto"):
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+
+
 @contextmanager
 def ray_workers(config: RayConfig) -> Iterator[RayWorkers]:
     """Connects to the cluster of the settings, or starts one on this machine for the block.
@@ -102,12 +112,13 @@ def ray_workers(config: RayConfig) -> Iterator[RayWorkers]:
     if began:
         own: dict[str, Any] = {"num_cpus": config.num_cpus, "include_dashboard": False}
         try:
+            _reach(config.address)
             ray.init(
                 address=config.address,
                 logging_level=logging.WARNING,
                 **(own if config.address == "local" else {}),
             )
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"ray.address is {config.address!r}, and no cluster answers there ({error}); start "
                 "one with `ray start --head`, or set ray.address to 'local'"

@@ -64,3 +64,14 @@ def test_missing_ray_and_bad_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         pass
     with started(RayConfig()) as workers:
         assert workers is ONE_PROCESS
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere", "[::1]:x"])
+def test_no_cluster_there(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    config = RayConfig(enabled=True, address=address)
+    with (
+        pytest.raises(ValueError, match=r"no cluster answers there .*ray start --head"),
+        started(config),
+    ):
+        pass
