@@ -19,6 +19,11 @@ from glass.workers.base import Part, Result, Workers
 
 TASKS_A_CPU = 8
 """So many that the CPUs end at about the same time."""
+_SETTINGS = {
+    "enable_progress_bars": False,  # each step has a bar of its own
+    "op_resource_reservation_enabled": False,  # half of the CPUs, for operators that are not there
+}
+"""Of Ray Data, while its workers are ours."""
 _PATIENCE = 10
 """Seconds."""
 RETRIES = 3
@@ -124,10 +129,15 @@ def ray_workers(config: RayConfig) -> Iterator[RayWorkers]:
                 "one with `ray start --head`, or set ray.address to 'local'"
             ) from error
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # each step has a bar of its own
+    before = {name: getattr(context, name) for name in _SETTINGS}
+    for name, value in _SETTINGS.items():
+        setattr(context, name, value)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # bars are off: yes
     try:
         yield RayWorkers()
     finally:
+        for name, value in before.items():
+            setattr(context, name, value)
         if began:
             ray.shutdown()

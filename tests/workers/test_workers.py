@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray_cases import Deadly, failing, squared, two_workers, unsendable
+import ray.data
+from ray_cases import RAY, Deadly, failing, squared, two_workers, unsendable
 
 from glass.config import RayConfig
 from glass.data.assembly.gather import CollisionError
@@ -30,6 +31,16 @@ def test_order_of_the_parts(two: Workers) -> None:
     assert [value for value, _ in ONE_PROCESS.map(squared, parts)] == [p * p for p in parts]
     assert list(two.map(squared, [])) == []
     assert (two.several, ONE_PROCESS.several) == (True, False)
+
+
+@pytest.mark.usefixtures("two")
+def test_settings_of_ray_data_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "enable_progress_bars", True)
+    with started(RAY):
+        assert not context.enable_progress_bars
+    assert context.enable_progress_bars
+    assert ray.is_initialized()  # a cluster that was there before stays
 
 
 def test_errors_are_those_of_the_work(two: Workers) -> None:
