@@ -14,7 +14,8 @@ from glass.data.assembly.counts import ItemCounts
 from glass.data.assembly.gather import CollisionError, Gathered, Names, Step
 from glass.data.assembly.keys import Keys
 from glass.data.assembly.parquet import Writer
-from glass.data.assembly.spill import Parts, Rows
+from glass.data.assembly.parts import Parts
+from glass.data.assembly.spill import Rows
 from glass.data.shared_arrays import SharedArrays
 from glass.workers import Workers
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from glass.data.assembly.gather import Step
 from glass.data.assembly.keys import PARTITION_BITS, partition_of
-from glass.data.assembly.spill import Parts, renamed
+from glass.data.assembly.parts import Parts, renamed
 from glass.data.assembly.splits import Split
 from glass.data.assembly.users import SortedUsers
 from glass.data.order import TRAIN

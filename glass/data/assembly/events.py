@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from glass.data.assembly.catalogue import Catalogue, Lookup
 from glass.data.assembly.gather import Step
 from glass.data.assembly.parquet import Writer
-from glass.data.assembly.spill import Parts, renamed
+from glass.data.assembly.parts import Parts, renamed
 from glass.data.assembly.splits import Split
 from glass.data.assembly.users import SortedUsers
 from glass.data.order import SPLITS, TRAIN, IntArray, renumber_groups

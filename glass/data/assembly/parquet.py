@@ -8,7 +8,7 @@ from types import TracebackType
 import polars as pl
 import pyarrow.parquet as pq
 
-from glass.data.assembly.spill import to_arrow
+from glass.data.assembly.parts import to_arrow
 
 
 class Writer:

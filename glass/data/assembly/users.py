@@ -11,7 +11,8 @@ import polars as pl
 
 from glass.config import DataConfig
 from glass.data.assembly.gather import Gathered, Names, Step
-from glass.data.assembly.spill import Parts, Rows
+from glass.data.assembly.parts import Parts
+from glass.data.assembly.spill import Rows
 from glass.data.order import IntArray, event_order, group_numbers
 from glass.data.raw import GIVEN
 from glass.workers import Workers
