@@ -106,14 +106,20 @@ def test_killed_workers(
     Dataset.load(found)
 
 
+@pytest.mark.parametrize("parts", [2, 64])
 @pytest.mark.parametrize(
     "changes",
     [{"ties": "stable", "split": "time"}, {"time_column": None, "min_rating": None}],
     ids=str,
 )
 def test_same_files(
-    config: DataConfig, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    parts: int,
+    config: DataConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(gather_files, "MOST_PARTS", parts)
     config = replace(config, **changes)
     expected = content(prepare(config))
     use_pickled_workers(monkeypatch)

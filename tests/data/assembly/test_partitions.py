@@ -194,6 +194,18 @@ def test_prepared_partitions_load(config: DataConfig, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny_memory")
+def test_a_partition_without_events_has_no_file(config: DataConfig, tmp_path: Path) -> None:
+    lines = [f"u{user},i{user % 3},{time}" for user in range(30) for time in range(4)]
+    lines += [f"rare {user},once {user} {time},1" for user in range(30) for time in range(4)]
+    path = tmp_path / "events.csv"
+    path.write_text("\n".join(["user_id,item_id,timestamp", *lines]))
+    folder = prepare(dataclasses.replace(config, path=str(path), min_item_events=2))
+    dataset = Dataset.load(folder)
+    assert dataset.num_users == 30
+    assert dataset.manifest["shards"] == len(list((folder / "interactions").iterdir())) < 31
+
+
+@pytest.mark.usefixtures("tiny_memory")
 def test_row_groups_hold_whole_users(config: DataConfig, tmp_path: Path) -> None:
     folder = prepare(partitioned(config, tmp_path, num_users=400))
     groups = 0
