@@ -120,6 +120,14 @@ def test_samples_of_a_larger_set(table: Writer, target_group: str, split: str) -
     assert (covered[dataset.groups == 0] == 0).all()
 
 
+def test_a_user_between_others_without_events(table: Writer) -> None:
+    events = [(user, item, time) for user in "abc" for item, time in (("x", 1), ("y", 2))]
+    folder = prepare(table(events))
+    edit(folder, "interactions.parquet", user_id=[0, 2, 2])
+    with pytest.raises(ValueError, match="a user has none"):
+        Dataset.load(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "columns", "message"),
     [
@@ -128,6 +136,7 @@ def test_samples_of_a_larger_set(table: Writer, target_group: str, split: str) -
         ("interactions.parquet", {"item_id": [1, 1, 0, 1, 0, 1, 0, 1]}, "train_count"),
         ("interactions.parquet", {"user_id": [0, 1, 0, 1, 1, 1, 1, 1]}, "not sorted by user"),
         ("interactions.parquet", {"user_id": [1] * 8}, "a user has none"),
+        ("interactions.parquet", {"user_id": [0] * 8}, "a user has none"),
         ("interactions.parquet", {"user_id": [0, 0, 1, 1, 1, 1, 1, 5]}, "a user has none"),
         ("interactions.parquet", {"time": [1, 2, 1, 1, 2, 3, 2, 4]}, "times run backwards"),
         ("interactions.parquet", {"group": [0, 1, 0, 0, 1, 3, 3, 4]}, "group numbers have gaps"),

@@ -247,14 +247,14 @@ def test_clicks_are_counted_over_many_tables(write: Write, monkeypatch: pytest.M
     assert set(clicked) == {str(B), str(C)}
 
 
-@pytest.mark.parametrize("files", [1, 2])
 def test_parts_that_several_processes_read(
-    files: int, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same files, whoever reads: histories in several files, users twice, malformed rows."""
-    several = users({7: [C, 66, B], 8: [C], 10: [B], A: [D, B, B]})
+    """The same tables from one file or two, whoever reads; users twice and malformed rows."""
+    several = users({1: [C, 66, B], 2: [D, D, D], 8: [C, E], 10: [B], A: [D, B, B]})
     changes = {
-        "train_user_features": {**several, "129_1": [7, 8, None, 7]},
+        # In the second file the first row repeats the user of the first file.
+        "train_user_features": {**several, "129_1": [7, 7, 8, None, 11]},
         "train_samples": samples(
             (7, B, CLICK),
             (7, C, CLICK),
@@ -265,34 +265,39 @@ def test_parts_that_several_processes_read(
         ),
     }
     config = write(changes, max_malformed_share=0.5)
-    folder = Path(config.path or "")
-    if files > 1:
-        for split in ("train", "test"):
-            path = folder / f"{split}_user_features.parquet"
-            table = pq.read_table(path)
-            path.unlink()
-            for k, part in enumerate((table.slice(0, 1), table.slice(1))):
-                pq.write_table(part, folder / f"{split}_user_features_{k}.parquet")
     monkeypatch.setattr(spill, "ROWS_IN_MEMORY", 2)
 
-    def content(**changed: Any) -> dict[str, Any]:
-        made = prepare(dataclasses.replace(config, **changed))
-        found: dict[str, Any] = {
+    def content(name: str) -> tuple[dict[str, bytes], dict[str, Any]]:
+        made = prepare(dataclasses.replace(config, folder=str(tmp_path / name)))
+        files = {
             str(path.relative_to(made)): path.read_bytes()
             for path in made.rglob("*")
             if path.is_file()
         }
-        manifest = json.loads(found.pop("manifest.json"))
-        del manifest["config"]
-        return found | {"manifest": manifest}
+        return files, json.loads(files.pop("manifest.json"))
 
-    expected = content()
-    dropped, malformed = (expected["manifest"][name] for name in ("dropped", "malformed"))
-    assert dropped["rows"]["repeated_users"] == 1
+    files, manifest = content("whole")
+    found = sequences(Dataset.load(tmp_path / "whole" / config.name))
+    assert found["7"] == [(str(C), 0, 0), (str(B), 0, 0), (str(B), 1, 0), (str(C), 1, 0)]
+    assert found["8"] == [(str(C), 0, 0), (str(E), 0, 0), (str(C), 1, 0)]
+    assert manifest["dropped"]["rows"]["repeated_users"] == 1
+    malformed = manifest["malformed"]
     assert malformed["train_user_features"]["reasons"] == {"missing user": 1}
     assert malformed["train_samples"]["reasons"] == {"no label": 1}
+    for split in ("train", "test"):
+        path = Path(config.path or "") / f"{split}_user_features.parquet"
+        table = pq.read_table(path)
+        path.unlink()
+        for k, part in enumerate((table.slice(0, 1), table.slice(1))):
+            pq.write_table(part, path.with_stem(f"{path.stem}_{k}"))
+    two = content("two")
+    assert two[0] == files
+    assert two[1]["dropped"] == manifest["dropped"]
     use_pickled_workers(monkeypatch)
-    assert content(folder=str(tmp_path / "several")) == expected
+    workers = content("workers")
+    assert workers[0] == files
+    for name in ("dropped", "malformed", "counts", "split"):
+        assert workers[1][name] == two[1][name]
 
 
 def test_later_users_change_no_label(write: Write) -> None:

@@ -48,7 +48,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataConfig:
         path = tmp_path / "raw" / f"{number}.csv"
         part.write_csv(path)
         lines = path.read_text().splitlines()
-        lines[7 + number] = f"user 1,,{number},5"
+        lines[20 - number] = f"user 1,,{number},5"  # earlier in later files
         path.write_text("\n".join(lines) + "\n")
     described = pl.DataFrame({"item_id": [f"item {k}" for k in range(0, 500, 3)]})
     described.with_columns(name=pl.lit("n ") + pl.col("item_id")).write_csv(tmp_path / "items.csv")
