@@ -41,11 +41,17 @@ def assign(
         int32 [V, L].
     """
     codes: npt.NDArray[np.int32] = residual_quantize(
-        torch.from_numpy(np.ascontiguousarray(vectors)),
-        [torch.from_numpy(np.ascontiguousarray(book)) for book in codebooks],
+        _tensor(vectors),
+        [_tensor(book) for book in codebooks],
         normalize_residual=normalize_residual,
     ).numpy()
     return codes
+
+
+def _tensor(array: Vectors) -> torch.Tensor:
+    """Torch warns of arrays that nobody may write to, as those from another process are."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def assign_parts(
@@ -108,7 +114,7 @@ class _AssignRows:
 
     def __call__(self, part: tuple[int, int]) -> npt.NDArray[np.int32]:
         if isinstance(self.vectors, Path):
-            rows = np.array(read_array(self.vectors)[slice(*part)])  # torch wants no read-only map
+            rows = np.array(read_array(self.vectors)[slice(*part)])
         else:
             rows = self.vectors[slice(*part)]
         if self.encode is not None:

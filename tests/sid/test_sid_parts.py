@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -192,6 +193,16 @@ def test_ranges_of_an_rqvae_give_the_codes_of_one_call(size, monkeypatch):
     assert max(map(len, seen)) <= size
     assert torch.equal(torch.cat(seen), whole)
     assert np.array_equal(found, assign(whole.numpy(), books))
+
+
+def test_arrays_that_nobody_may_write_to():
+    vectors, books = torch.randn(40, 8).numpy(), [torch.randn(6, 8).numpy() for _ in range(2)]
+    expected = assign(vectors, books)
+    for array in (vectors, *books):
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(assign(vectors, books), expected)
 
 
 def test_no_items():
