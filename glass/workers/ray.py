@@ -37,7 +37,8 @@ class RayWorkers(Workers):
 
     def map(self, work: Callable[[Part], Result], parts: Sequence[Part]) -> Iterator[Result]:
         count = len(parts)
-        if not count:
+        if count <= 1:  # nobody to share it with, and a worker would take seconds to start
+            yield from map(work, parts)
             return
         # Neighbours are one task: to start one takes longer than a small part does.
         resources: Any = ray.cluster_resources

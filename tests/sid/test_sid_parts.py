@@ -280,6 +280,7 @@ def test_tables_by_workers(quantizer, cluster, here, dataset, tmp_path, monkeypa
 
 
 def test_errors_of_workers_leave_nothing(cluster, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "TEXTS_AT_A_TIME", 10)  # one part would be done here
     model = sid_workers.save_model(tmp_path / "model")
     (model / "settings.json").unlink()
     config = replace(SMALL, text_model=str(model))

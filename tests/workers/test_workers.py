@@ -30,6 +30,7 @@ def test_order_of_the_parts(two: Workers) -> None:
     assert os.getpid() not in {process for _, process in found}
     assert [value for value, _ in ONE_PROCESS.map(squared, parts)] == [p * p for p in parts]
     assert list(two.map(squared, [])) == []
+    assert list(two.map(squared, [3])) == [(9, os.getpid())]
     assert (two.several, ONE_PROCESS.several) == (True, False)
 
 
